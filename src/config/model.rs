@@ -1,0 +1,282 @@
+//! The compiled configuration: types that cannot be wrong.
+//!
+//! Only [`super::compile`] makes these. Whoever holds a [`Config`] needs no further validation: names are resolved to
+//! handles, durations and sizes are numbers, routes are a table. Nothing here knows YAML.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::policy::credential::KeyShape;
+use crate::policy::key::{Account, Environment, QuotaLimits};
+use crate::policy::route::{RouteTable, UpstreamId};
+use crate::policy::scope::ScopeCatalog;
+
+/// gateway.yaml, compiled.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub source: PathBuf,
+    /// Threads that serve; each has its own listener and upstream pool.
+    pub workers: usize,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Where keys live.
+    pub store: StoreConfig,
+    /// How long keys are trusted without asking.
+    pub cache: CacheConfig,
+    /// The backends; [`UpstreamId`] indexes them.
+    pub upstreams: Vec<Upstream>,
+    /// Which backend serves which environment; `None` where every route names its own.
+    pub environments: Option<Environments>,
+    /// Plans and whose quota is charged.
+    pub quota: Quota,
+    /// What scopes stand for.
+    pub scopes: ScopeCatalog,
+    /// The management API.
+    pub management: Management,
+    /// Size limits.
+    pub limits: Limits,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// What SIGTERM does.
+    pub drain: Drain,
+    /// Usage counting.
+    pub usage: UsageConfig,
+    /// Which secrets are worth a look-up.
+    pub key_shape: KeyShape,
+    /// The request log.
+    pub log: LogFormat,
+    /// The diagnostic log on stderr.
+    pub log_level: tracing::Level,
+    /// All routes.
+    pub routes: RouteTable,
+    /// The file's own tests, for `check`.
+    pub tests: Vec<RouteTest>,
+}
+
+/// Where the gateway listens.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// For clients.
+    pub public: SocketAddr,
+    /// For operators: /livez /readyz /metrics.
+    pub admin: SocketAddr,
+}
+
+/// Which store, and what to do without it.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Which backend.
+    pub url: StoreUrl,
+    /// No reply of any kind for this long, with a call outstanding, is an outage.
+    pub timeout: Duration,
+    /// What happens to quota in an outage.
+    pub outage_quota: OutageQuota,
+    /// How long cached keys are served without a store.
+    pub serve_cached_keys_for: Duration,
+}
+
+/// A backend with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// One file on this machine.
+    Sqlite(PathBuf),
+}
+
+/// `store.outage.quota`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutageQuota {
+    /// Each replica admits its share of what was left.
+    LocalShare,
+    /// Refuse with 503.
+    Reject,
+    /// Admit without limit.
+    Allow,
+}
+
+/// The key cache.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// Entries at most.
+    pub capacity: u64,
+    /// How long a known key is trusted.
+    pub ttl: Duration,
+    /// How long an unknown key is remembered as unknown.
+    pub negative_ttl: Duration,
+    /// While the change feed is lost, a cached key is asked for again this often.
+    pub recheck_without_push: Duration,
+}
+
+/// A backend.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Its name in the file; bounded, so fit for logs and metrics.
+    pub name: Arc<str>,
+    /// `host:port` to connect to.
+    pub authority: Arc<str>,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+}
+
+/// Which backend serves which kind of key.
+#[derive(Debug, Clone, Copy)]
+pub struct Environments {
+    /// For `sm_live_` keys and requests without a key.
+    pub live: UpstreamId,
+    /// For `sm_test_` keys.
+    pub test: UpstreamId,
+}
+
+impl Environments {
+    /// The backend of one environment.
+    pub const fn of(self, environment: Environment) -> UpstreamId {
+        match environment {
+            Environment::Live => self.live,
+            Environment::Test => self.test,
+        }
+    }
+}
+
+/// Plans, and what they are charged to.
+#[derive(Debug, Clone)]
+pub struct Quota {
+    /// By name, in the order of the file.
+    pub plans: Vec<(Arc<str>, Plan)>,
+    /// The plan of accounts that have none. Never `custom`.
+    pub default_plan: (Arc<str>, QuotaLimits),
+    /// Whose windows are charged.
+    pub subject: QuotaSubject,
+}
+
+/// A plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// Limits for everybody on the plan.
+    Fixed(QuotaLimits),
+    /// Limits come with the account.
+    Custom,
+}
+
+/// `quota.subject`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuotaSubject {
+    /// The key's account.
+    Account,
+    /// The key itself.
+    Key,
+    /// The key's organization, else its account.
+    Organization,
+}
+
+impl Quota {
+    /// The plan's name and the limits in force for an account. An unknown or custom plan without limits is the default plan.
+    pub fn of(&self, account: &Account) -> (Arc<str>, QuotaLimits) {
+        let (default_name, default_limits) = &self.default_plan;
+        let Some(name) = &account.plan else { return (default_name.clone(), *default_limits) };
+        match self.plans.iter().find(|(plan, _)| **plan == **name) {
+            Some((plan, Plan::Fixed(limits))) => (plan.clone(), *limits),
+            Some((plan, Plan::Custom)) => match (account.requests_per_minute, account.requests_per_day) {
+                (Some(requests_per_minute), Some(requests_per_day)) => {
+                    (plan.clone(), QuotaLimits { requests_per_minute, requests_per_day })
+                }
+                _ => (plan.clone(), *default_limits),
+            },
+            None => (default_name.clone(), *default_limits),
+        }
+    }
+}
+
+/// The management API.
+#[derive(Debug, Clone)]
+pub struct Management {
+    /// `/api/v1/api-keys`
+    pub base_path: String,
+    /// Management calls per key and minute.
+    pub per_minute: u32,
+}
+
+/// Size limits of a message.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at most.
+    pub connections: usize,
+    /// Connections of one address at most.
+    pub connections_per_address: Option<usize>,
+    /// Bytes of a head.
+    pub header_bytes: usize,
+    /// Fields of a head.
+    pub header_count: usize,
+    /// Bytes of the request target.
+    pub uri_bytes: usize,
+    /// Bytes of a body, unless the route says otherwise.
+    pub body_bytes: Option<u64>,
+    /// Bytes of a body that may be held to read a value from it.
+    pub inspect_bytes: usize,
+    /// Bytes of all such bodies together.
+    pub inspect_total: usize,
+}
+
+/// Time limits of an exchange.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// From the first byte to the end of the head.
+    pub header: Duration,
+    /// Between bytes of the request body.
+    pub body_idle: Duration,
+    /// To the upstream's response head.
+    pub response: Duration,
+    /// Between bytes of the response.
+    pub idle: Duration,
+    /// An idle client connection.
+    pub keepalive: Duration,
+}
+
+/// What SIGTERM does.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    /// Not ready, but still accepting, for this long.
+    pub delay: Duration,
+    /// Work in flight gets this long.
+    pub timeout: Duration,
+}
+
+/// Usage counting.
+#[derive(Debug, Clone)]
+pub struct UsageConfig {
+    /// How often counters are written.
+    pub flush: Duration,
+    /// How long they are kept.
+    pub retention: Duration,
+}
+
+/// `log`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For reading along.
+    Text,
+    /// Nothing.
+    Off,
+}
+
+/// One entry of `tests:`.
+#[derive(Debug, Clone)]
+pub struct RouteTest {
+    /// Where it stands: line of the file.
+    pub line: usize,
+    /// Place in the file, such as `tests[0]`.
+    pub place: String,
+    /// Method of the request.
+    pub method: http::Method,
+    /// Path and query of the request.
+    pub target: String,
+    /// The key it comes with; `None`: no key.
+    pub key: Option<crate::policy::key::KeyRecord>,
+    /// A JSON body, for routes that bind a value from it.
+    pub body: Option<String>,
+    /// `allowed`, or a code of contract 4.
+    pub expect: String,
+}

@@ -1,0 +1,178 @@
+//! From a key to a grant: is the key in force, does it hold the scope, is it meant for this resource.
+//!
+//! The chain [`Authenticated`] → [`Scoped`] → [`Grant`] can only be walked in this order: each is made by the check before it
+//! and by nothing else, so code that skips a check does not compile. A public route walks the same chain without a key.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use super::key::{Account, Environment, KeyRecord, QuotaLimits, Timestamp};
+use super::quota::Subject;
+use super::rejection::{MissingScope, Rejection};
+use super::resource::{Kind, LimitedKeys, ValueSource, check_resource};
+use super::route::{Access, Match, Route};
+use super::scope::Grants;
+
+/// A key with everything worked out that does not change from request to request.
+#[derive(Debug)]
+pub struct KeyProfile {
+    /// The record.
+    pub record: KeyRecord,
+    /// Its account.
+    pub account: Account,
+    /// The name of the plan in force.
+    pub plan: Arc<str>,
+    /// The limits in force.
+    pub limits: QuotaLimits,
+    /// What its scopes amount to.
+    pub grants: Grants,
+    /// Whose quota it is charged to.
+    pub subject: Subject,
+    /// When the secret that was presented ends: the key's expiry or the end of a rotation's grace.
+    pub secret_expires_at: Option<Timestamp>,
+    /// Identity headers for the upstream, ready to be inserted.
+    pub identity: Vec<(http::HeaderName, HeaderValue)>,
+}
+
+/// A key that is known, whose account is active, that is enabled and not expired. `None` inside: no key came.
+#[derive(Debug, Clone)]
+pub struct Authenticated(Option<Arc<KeyProfile>>);
+
+impl Authenticated {
+    /// No key: enough for a public route only.
+    pub const fn anonymous() -> Self {
+        Self(None)
+    }
+
+    /// Checks account, switch and expiry, in the order of contract 4.
+    pub fn check(profile: Arc<KeyProfile>, now: Timestamp) -> Result<Self, Rejection> {
+        if profile.account.suspended {
+            return Err(Rejection::AccountSuspended);
+        }
+        if profile.record.disabled {
+            return Err(Rejection::DisabledKey);
+        }
+        match [profile.record.expires_at, profile.secret_expires_at].into_iter().flatten().min() {
+            Some(at) if at <= now => Err(Rejection::ExpiredKey(at)),
+            _ => Ok(Self(Some(profile))),
+        }
+    }
+
+    /// The key, if there is one.
+    pub fn profile(&self) -> Option<&Arc<KeyProfile>> {
+        self.0.as_ref()
+    }
+
+    /// Checks the scope of a route.
+    pub fn check_scope(self, route: &Route) -> Result<Scoped, Rejection> {
+        let Some(profile) = &self.0 else {
+            return if route.access == Access::Public { Ok(Scoped(None)) } else { Err(Rejection::MissingKey) };
+        };
+        let missing = match &route.access {
+            Access::Public | Access::Authenticated => None,
+            Access::AnyScope(scopes) if scopes.iter().any(|scope| profile.grants.allows(scope)) => None,
+            Access::AnyScope(scopes) => Some(MissingScope::AnyOf(scopes.clone())),
+            Access::AllScopes(scopes) => {
+                let missing: Vec<_> = scopes.iter().filter(|scope| !profile.grants.allows(scope)).cloned().collect();
+                if missing.is_empty() { None } else { Some(MissingScope::AllOf(missing)) }
+            }
+        };
+        match missing {
+            Some(missing) => Err(Rejection::InsufficientScope(missing)),
+            None => Ok(Scoped(self.0)),
+        }
+    }
+}
+
+/// A key that holds the scope of a route (or a public route).
+#[derive(Debug, Clone)]
+pub struct Scoped(Option<Arc<KeyProfile>>);
+
+/// What the request names, for the dimensions that the route binds. `None`: it names nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Values {
+    /// The model.
+    pub model: Option<String>,
+    /// The dataset.
+    pub dataset: Option<String>,
+    /// The organization.
+    pub organization: Option<String>,
+}
+
+impl Values {
+    /// The value of one kind.
+    pub fn of(&self, kind: Kind) -> Option<&str> {
+        match kind {
+            Kind::Model => self.model.as_deref(),
+            Kind::Dataset => self.dataset.as_deref(),
+        }
+    }
+}
+
+impl Scoped {
+    /// The key, if there is one.
+    pub fn profile(&self) -> Option<&Arc<KeyProfile>> {
+        self.0.as_ref()
+    }
+
+    /// Whether the key is limited in a dimension that the route takes from this source: only then is a body inspected.
+    pub fn must_inspect(&self, route: &Route, wanted: impl Fn(&ValueSource) -> bool) -> bool {
+        let Some(profile) = &self.0 else { return false };
+        let limited =
+            |kind: Kind| kind.limit(&profile.record).is_some() && route.bindings.of(kind).is_some_and(&wanted);
+        Kind::ALL.into_iter().any(limited)
+            || (profile.record.organization_id.is_some() && route.bindings.organization.as_ref().is_some_and(&wanted))
+    }
+
+    /// Checks models, datasets and organization.
+    pub fn check_resources(self, found: Match, values: Values) -> Result<Grant, Rejection> {
+        if let Some(profile) = &self.0 {
+            let route = &found.route;
+            for kind in Kind::ALL {
+                let Some(allowed) = kind.limit(&profile.record) else { continue };
+                if route.bindings.of(kind).is_some() {
+                    check_resource(kind, allowed, values.of(kind))?;
+                } else if route.touches.contains(kind) && route.limited_keys == LimitedKeys::Deny {
+                    return Err(Rejection::ResourceNotAllowed(kind));
+                }
+            }
+            if let (Some(mine), Some(_)) = (&profile.record.organization_id, &route.bindings.organization) {
+                if values.organization.as_deref() != Some(mine.as_str()) {
+                    return Err(Rejection::OrganizationNotAllowed);
+                }
+            }
+        }
+        Ok(Grant { profile: self.0, found, values })
+    }
+}
+
+/// A request that may pass, but for its quota.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    profile: Option<Arc<KeyProfile>>,
+    found: Match,
+    values: Values,
+}
+
+impl Grant {
+    /// The key; `None` on a public route.
+    pub fn profile(&self) -> Option<&Arc<KeyProfile>> {
+        self.profile.as_ref()
+    }
+
+    /// The route.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.found.route
+    }
+
+    /// What the request names.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// The environment whose upstream serves it; without a key: live.
+    pub fn environment(&self) -> Environment {
+        self.profile.as_ref().map_or(Environment::Live, |profile| profile.record.environment)
+    }
+}

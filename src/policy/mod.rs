@@ -1,0 +1,18 @@
+//! The decisions of the gateway, as pure functions and types.
+//!
+//! Nothing in here knows tokio, files, sockets, a clock, randomness or metrics: `now` is an argument, every input is a
+//! value. That is what makes the rules testable by property and the lease protocol explorable state by state.
+
+pub mod access;
+pub mod credential;
+pub mod headers;
+pub mod instant;
+pub mod key;
+pub mod lease;
+pub mod path;
+pub mod pattern;
+pub mod quota;
+pub mod rejection;
+pub mod resource;
+pub mod route;
+pub mod scope;

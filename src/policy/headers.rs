@@ -1,1 +1,344 @@
-//! (being written)
+//! Which header fields may pass a gateway, in both directions, and the ones that it sets (contract 5).
+//!
+//! Order matters: strip first, set after, so that no client can forge, double or (by naming it in `Connection`) delete a
+//! field that the gateway sets. Works on `http` types; knows no connection and no clock.
+
+use std::fmt::Write;
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, Version};
+
+use super::access::KeyProfile;
+use super::credential::looks_like_key;
+use super::quota::{QuotaState, WindowState};
+
+/// `X-Request-Id`
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `traceparent` (W3C Trace Context)
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
+
+/// Fields by which a client could pass itself off as somebody else or as another request.
+const FORGEABLE: [&str; 8] = [
+    "forwarded",
+    "x-real-ip",
+    "x-http-method-override",
+    "x-method-override",
+    "x-http-method",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-request-id",
+];
+const FORGEABLE_FAMILIES: [&str; 3] = ["x-seeme-", "x-ratelimit-", "x-forwarded-"];
+
+/// Whether only the gateway may set this field. `_` counts as `-`: many backends cannot tell them apart.
+fn is_forgeable(name: &str) -> bool {
+    if !name.starts_with(['x', 'f']) {
+        return false;
+    }
+    let same = |ours: &str, theirs: &str| {
+        ours.len() == theirs.len() && ours.bytes().zip(theirs.bytes()).all(|(a, b)| a == if b == b'_' { b'-' } else { b })
+    };
+    FORGEABLE.iter().any(|ours| same(ours, name))
+        || FORGEABLE_FAMILIES.iter().any(|family| name.len() > family.len() && same(family, &name[..family.len()]))
+}
+
+/// Whether a trailer of this name may pass: none that frames, routes, identifies or authenticates (RFC 9110 section 6.5.1).
+fn may_trail(name: &HeaderName) -> bool {
+    !is_forgeable(name.as_str())
+        && !HOP_BY_HOP.contains(name)
+        && ![CONTENT_LENGTH, HOST, TRAILER, AUTHORIZATION, EXPECT, TRACEPARENT, VIA, RATELIMIT, RATELIMIT_POLICY].contains(name)
+        && !name.as_str().starts_with("content-")
+}
+
+/// Removes trailers that may not pass.
+pub fn filter_trailers(trailers: &mut HeaderMap) {
+    retain(trailers, may_trail);
+}
+
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
+    // Usually nothing goes; look first, so that the usual case allocates nothing.
+    if headers.keys().all(&keep) {
+        return;
+    }
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| !keep(name)).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+}
+
+/// Removes hop-by-hop fields and those that `Connection` names. Framing and `Host` are never removed by name.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+            .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What the gateway knows of the connection and of the request, for the fields it sets.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    /// The client's address, ready to be inserted.
+    pub client: &'a HeaderValue,
+    /// The same, as a node of `Forwarded` (RFC 7239 section 6): IPv6 quoted and in brackets.
+    pub forwarded_node: &'a str,
+    /// Version the client spoke.
+    pub version: Version,
+    /// This request.
+    pub request_id: HeaderValue,
+    /// Its trace context.
+    pub traceparent: HeaderValue,
+}
+
+/// Turns the client's head into the one for the upstream.
+///
+/// `authenticated` says whether the gateway checked `Authorization`: then it stays only where the route says so. Otherwise
+/// (a public route) it passes unless it looks like a key of ours.
+pub fn for_upstream(
+    headers: &mut HeaderMap,
+    origin: &Origin<'_>,
+    profile: Option<&KeyProfile>,
+    quota: Option<&QuotaState>,
+    forward_authorization: bool,
+) {
+    let wants_trailers = headers
+        .get_all(TE)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))));
+    strip_hop_by_hop(headers);
+    retain(headers, |name| !is_forgeable(name.as_str()));
+    // The gateway itself answers `100 Continue`, when it starts reading the body.
+    headers.remove(EXPECT);
+    let keep_authorization = match profile {
+        Some(_) => forward_authorization,
+        None => headers.get_all(AUTHORIZATION).iter().all(|value| !looks_like_key(value.as_bytes())),
+    };
+    if !keep_authorization {
+        headers.remove(AUTHORIZATION);
+    }
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(profile) = profile {
+        for (name, value) in &profile.identity {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    if let Some(quota) = quota {
+        set_shown_window(headers, &quota.shown());
+    }
+    if let Some(host) = headers.get(HOST).cloned() {
+        let mut forwarded = String::with_capacity(80);
+        let _ = write!(forwarded, "for={};proto=http;host=\"", origin.forwarded_node);
+        forwarded.push_str(host.to_str().unwrap_or_default());
+        forwarded.push('"');
+        insert_text(headers, FORWARDED, forwarded);
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    headers.insert(X_FORWARDED_FOR, origin.client.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.append(VIA, via(origin.version));
+    headers.insert(X_REQUEST_ID, origin.request_id.clone());
+    headers.insert(TRACEPARENT, origin.traceparent.clone());
+}
+
+/// `Via` with the version that was received (RFC 9110 section 7.6.3).
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 seeme-gateway",
+        Version::HTTP_2 => "2 seeme-gateway",
+        _ => "1.1 seeme-gateway",
+    })
+}
+
+/// Turns the upstream's head into the one for the client.
+pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Option<&QuotaState>) {
+    strip_hop_by_hop(headers);
+    headers.insert(X_REQUEST_ID, request_id);
+    if let Some(quota) = quota {
+        set_quota(headers, quota);
+    }
+}
+
+/// Both families of rate-limit fields (contract 5; draft-ietf-httpapi-ratelimit-headers), and `Retry-After` on a refusal.
+pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
+    set_shown_window(headers, &quota.shown());
+    let (minute, day) = (&quota.minute, &quota.day);
+    insert_text(
+        headers,
+        RATELIMIT_POLICY,
+        format!("\"minute\";q={};w=60, \"day\";q={};w=86400", minute.limit, day.limit),
+    );
+    insert_text(
+        headers,
+        RATELIMIT,
+        format!(
+            "\"minute\";r={};t={}, \"day\";r={};t={}",
+            minute.remaining, minute.seconds_left, day.remaining, day.seconds_left
+        ),
+    );
+    if quota.violated.minute || quota.violated.day {
+        headers.insert(RETRY_AFTER, HeaderValue::from(quota.retry_after()));
+    }
+}
+
+fn set_shown_window(headers: &mut HeaderMap, window: &WindowState) {
+    headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from(window.limit));
+    headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(window.remaining));
+    headers.insert(X_RATELIMIT_RESET, HeaderValue::from(window.reset));
+}
+
+/// Sets a field from text that is visible ASCII by construction; a client-made octet that is not leaves the field unset.
+fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: String) {
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::quota::{Violated, Window};
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        fields.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap())).collect()
+    }
+
+    fn origin(client: &HeaderValue) -> Origin<'_> {
+        Origin {
+            client,
+            forwarded_node: "192.0.2.1",
+            version: Version::HTTP_11,
+            request_id: HeaderValue::from_static("ours"),
+            traceparent: HeaderValue::from_static("00-t-s-01"),
+        }
+    }
+
+    #[test]
+    fn nothing_a_client_claims_about_itself_reaches_the_upstream() {
+        let mut forged = headers(&[
+            ("host", "api.example"),
+            ("x-seeme-key-id", "forged"),
+            ("X_SeeMe_Account_Id", "forged"),
+            ("x-seeme_scopes", "forged"),
+            ("x-ratelimit-remaining", "forged"),
+            ("x-forwarded-for", "forged"),
+            ("x_forwarded_anything", "forged"),
+            ("forwarded", "for=forged"),
+            ("x-real-ip", "forged"),
+            ("x-http-method-override", "DELETE"),
+            ("x_method_override", "DELETE"),
+            ("x-original-url", "/forged"),
+            ("x-rewrite-url", "/forged"),
+            ("x-request-id", "forged"),
+            ("x-own-header", "kept"),
+        ]);
+        let client = HeaderValue::from_static("192.0.2.1");
+        for_upstream(&mut forged, &origin(&client), None, None, false);
+        let text = format!("{forged:?}");
+        assert!(!text.contains("forged") && !text.contains("DELETE"), "{text}");
+        assert_eq!(forged["x-own-header"], "kept");
+        assert_eq!(forged["x-forwarded-for"], "192.0.2.1");
+        assert_eq!(forged["forwarded"], "for=192.0.2.1;proto=http;host=\"api.example\"");
+    }
+
+    #[test]
+    fn a_field_that_connection_names_goes_and_what_the_gateway_sets_stays() {
+        let mut fields = headers(&[
+            ("host", "h"),
+            ("connection", "close, X-Private, X-Forwarded-For, Host, Via"),
+            ("x-private", "1"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("expect", "100-continue"),
+        ]);
+        let client = HeaderValue::from_static("192.0.2.1");
+        for_upstream(&mut fields, &origin(&client), None, None, false);
+        for gone in ["connection", "x-private", "transfer-encoding", "upgrade", "expect"] {
+            assert!(!fields.contains_key(gone), "{gone}");
+        }
+        assert_eq!(fields["te"], "trailers");
+        for kept in ["host", "x-forwarded-for", "via", "x-request-id", "traceparent"] {
+            assert!(fields.contains_key(kept), "{kept}");
+        }
+    }
+
+    #[test]
+    fn on_a_public_route_a_key_is_removed_and_any_other_credential_passes() {
+        let client = HeaderValue::from_static("192.0.2.1");
+        for (value, passes) in [("Bearer session-token", true), ("Basic dTpw", true), ("Bearer sm_live_x", false), ("sm_TEST_x", false)] {
+            let mut fields = headers(&[("host", "h"), ("authorization", value)]);
+            for_upstream(&mut fields, &origin(&client), None, None, false);
+            assert_eq!(fields.contains_key("authorization"), passes, "{value}");
+        }
+    }
+
+    #[test]
+    fn no_trailer_frames_identifies_or_authenticates() {
+        let mut trailers = headers(&[
+            ("x-checksum", "1"),
+            ("grpc-status", "0"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("authorization", "Bearer x"),
+            ("x-seeme-key-id", "forged"),
+            ("x_forwarded_for", "forged"),
+            ("host", "other"),
+        ]);
+        filter_trailers(&mut trailers);
+        let mut left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["grpc-status", "x-checksum"]);
+    }
+
+    #[test]
+    fn both_families_say_the_same_and_a_refusal_says_when_to_come_back() {
+        let window = |window, limit, remaining, reset, seconds_left| WindowState { window, limit, remaining, reset, seconds_left };
+        let mut state = QuotaState {
+            minute: window(Window::Minute, 300, 295, 1_705_312_800, 34),
+            day: window(Window::Day, 50_000, 49_100, 1_705_363_200, 40_000),
+            violated: Violated::default(),
+        };
+        let mut fields = HeaderMap::new();
+        set_quota(&mut fields, &state);
+        assert_eq!(fields["x-ratelimit-remaining"], "295");
+        assert_eq!(fields["x-ratelimit-reset"], "1705312800");
+        assert_eq!(fields["ratelimit-policy"], r#""minute";q=300;w=60, "day";q=50000;w=86400"#);
+        assert_eq!(fields["ratelimit"], r#""minute";r=295;t=34, "day";r=49100;t=40000"#);
+        assert!(!fields.contains_key("retry-after"));
+        state.day.remaining = 0;
+        state.violated.day = true;
+        set_quota(&mut fields, &state);
+        assert_eq!(fields["x-ratelimit-limit"], "50000");
+        assert_eq!(fields["retry-after"], "40000");
+    }
+}

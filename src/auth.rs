@@ -1,0 +1,304 @@
+//! From the hash of a secret to a key profile: cache, single flight, and the rule that nothing stale comes back.
+//!
+//! * A known key is served from memory for `cache.ttl`, an unknown one for `cache.negative_ttl`.
+//! * A change of a key or its account removes it at once. A load that **began** before a change never enters the cache:
+//!   it is repeated ([`Authenticator::load`]), and requests that come after the change never join it.
+//! * While the change feed is lost, a cached key is asked for again every `cache.recheck_without_push`; while the store itself
+//!   cannot be asked, keys already known are served for `store.outage.serve_cached_keys_for`, others are a 503.
+//!
+//! Decides nothing about a key: that is [`crate::policy::access::Authenticated::check`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use moka::Expiry;
+use moka::sync::Cache;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::config::model::Config;
+use crate::policy::access::KeyProfile;
+use crate::policy::credential::KeyHash;
+use crate::policy::instant::Mono;
+use crate::policy::key::{AccountId, KeyId};
+use crate::store::{Change, FeedItem, Store, StoreError, StoredKey};
+use crate::telemetry::Metrics;
+
+/// How long a request waits for a slow store (contract 4).
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Loads that a change may overtake before the result is used for this request alone, uncached.
+const ATTEMPTS: usize = 3;
+
+/// The store could not say whether a key exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreUnavailable;
+
+type Found = Option<Arc<KeyProfile>>;
+type Flight = Arc<OnceCell<Result<Found, StoreUnavailable>>>;
+
+#[derive(Clone)]
+enum Cached {
+    Known(Arc<Known>),
+    Unknown,
+}
+
+struct Known {
+    profile: Arc<KeyProfile>,
+    /// When the store last vouched for it.
+    verified: AtomicU64,
+    /// After a failed re-check: not before then again.
+    next_check: AtomicU64,
+}
+
+/// Which cached keys a change concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Tag {
+    Key(KeyId),
+    Account(AccountId),
+}
+
+/// Everything that an insert and an invalidation must agree on, under one lock.
+#[derive(Default)]
+struct Index {
+    /// Grows with each change: a load compares it before and after.
+    epoch: u64,
+    hashes: HashMap<Tag, Vec<KeyHash>>,
+    flights: HashMap<KeyHash, (u64, Flight)>,
+}
+
+/// Looks keys up.
+pub struct Authenticator {
+    store: Arc<dyn Store>,
+    config: Arc<Config>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    cache: Cache<KeyHash, Cached>,
+    index: Mutex<Index>,
+    feed_up: AtomicBool,
+    /// When the store last answered anything.
+    last_contact: AtomicU64,
+}
+
+/// Entries stay longer than their TTL so that an outage of the store can be bridged; freshness is judged on reading.
+struct Lifetimes {
+    known: Duration,
+    unknown: Duration,
+}
+
+impl Expiry<KeyHash, Cached> for Lifetimes {
+    #[allow(clippy::disallowed_types, reason = "moka's signature")]
+    fn expire_after_create(&self, _: &KeyHash, value: &Cached, _: std::time::Instant) -> Option<Duration> {
+        Some(match value {
+            Cached::Known(_) => self.known,
+            Cached::Unknown => self.unknown,
+        })
+    }
+
+    #[allow(clippy::disallowed_types, reason = "moka's signature")]
+    fn expire_after_update(
+        &self,
+        key: &KeyHash,
+        value: &Cached,
+        at: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(key, value, at)
+    }
+}
+
+impl Authenticator {
+    /// An empty cache over a store.
+    pub fn new(store: Arc<dyn Store>, config: Arc<Config>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        let lifetimes = Lifetimes {
+            known: config.cache.ttl + config.store.serve_cached_keys_for,
+            unknown: config.cache.negative_ttl,
+        };
+        let cache = Cache::builder().max_capacity(config.cache.capacity).expire_after(lifetimes).build();
+        let last_contact = AtomicU64::new(clock.mono().0);
+        Self {
+            store,
+            config,
+            clock,
+            metrics,
+            cache,
+            index: Mutex::default(),
+            feed_up: AtomicBool::new(true),
+            last_contact,
+        }
+    }
+
+    /// The key with this secret, or `None`. Waits for the store at most 250 ms.
+    pub async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
+        let now = self.clock.mono();
+        match self.cache.get(&hash) {
+            Some(Cached::Known(known)) if self.is_fresh(&known, now) => {
+                self.metrics.lookups.hit.increment(1);
+                Ok(Some(known.profile.clone()))
+            }
+            Some(Cached::Unknown) => {
+                self.metrics.lookups.hit_unknown.increment(1);
+                Ok(None)
+            }
+            Some(Cached::Known(known)) => match self.load_once(hash, self.recheck_patience()).await {
+                Ok(found) => Ok(found),
+                Err(StoreUnavailable) if self.may_serve_without_store(now) => {
+                    known.next_check.store(now.plus(Duration::from_secs(1)).0, Ordering::Relaxed);
+                    Ok(Some(known.profile.clone()))
+                }
+                Err(StoreUnavailable) => Err(StoreUnavailable),
+            },
+            None => self.load_once(hash, PATIENCE).await,
+        }
+    }
+
+    fn is_fresh(&self, known: &Known, now: Mono) -> bool {
+        let age = now.since(Mono(known.verified.load(Ordering::Relaxed)));
+        let trusted = age < self.config.cache.ttl
+            && (self.feed_up.load(Ordering::Acquire) || age < self.config.cache.recheck_without_push);
+        trusted || (now.0 < known.next_check.load(Ordering::Relaxed) && self.may_serve_without_store(now))
+    }
+
+    fn may_serve_without_store(&self, now: Mono) -> bool {
+        let silence = now.since(Mono(self.last_contact.load(Ordering::Relaxed)));
+        silence < self.config.store.serve_cached_keys_for
+    }
+
+    /// A key in hand is not held up longer than a store that is gone takes to be recognised.
+    fn recheck_patience(&self) -> Duration {
+        if self.feed_up.load(Ordering::Acquire) { PATIENCE } else { self.config.store.timeout.min(PATIENCE) }
+    }
+
+    /// One load for all requests that ask for the same key at the same time.
+    async fn load_once(&self, hash: KeyHash, patience: Duration) -> Result<Found, StoreUnavailable> {
+        let flight = {
+            let mut index = self.index();
+            let epoch = index.epoch;
+            let (began, flight) = index.flights.entry(hash).or_insert_with(|| (epoch, Flight::default()));
+            if *began != epoch {
+                // It began before the last change: whoever comes now must not trust it.
+                (*began, *flight) = (epoch, Flight::default());
+            }
+            flight.clone()
+        };
+        let outcome = timeout(patience, flight.get_or_init(|| self.load(hash))).await;
+        let mut index = self.index();
+        if index.flights.get(&hash).is_some_and(|(_, known)| Arc::ptr_eq(known, &flight)) {
+            index.flights.remove(&hash);
+        }
+        drop(index);
+        match outcome {
+            Ok(result) => result.clone(),
+            Err(_elapsed) => {
+                self.metrics.lookups.error.increment(1);
+                Err(StoreUnavailable)
+            }
+        }
+    }
+
+    async fn load(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
+        let mut found = None;
+        for _ in 0..ATTEMPTS {
+            let epoch = self.index().epoch;
+            let stored = match self.store.key_by_secret(hash).await {
+                Ok(stored) => stored,
+                Err(error) => return Err(self.failed(&error)),
+            };
+            let now = self.clock.mono();
+            self.contact(now);
+            found = stored.map(|stored| Arc::new(self.profile(stored, hash)));
+            let mut index = self.index();
+            if index.epoch == epoch {
+                self.insert(&mut index, hash, found.clone(), now);
+                break;
+            }
+        }
+        let outcome = if found.is_some() { &self.metrics.lookups.found } else { &self.metrics.lookups.unknown };
+        outcome.increment(1);
+        Ok(found)
+    }
+
+    fn failed(&self, error: &StoreError) -> StoreUnavailable {
+        self.metrics.lookups.error.increment(1);
+        tracing::debug!(%error, "a key could not be looked up");
+        StoreUnavailable
+    }
+
+    fn profile(&self, stored: StoredKey, hash: KeyHash) -> KeyProfile {
+        let secret_expires_at = stored.secrets.iter().find(|secret| secret.hash == hash).and_then(|s| s.expires_at);
+        self.config.profile(stored.record, stored.account, secret_expires_at)
+    }
+
+    fn insert(&self, index: &mut Index, hash: KeyHash, found: Found, now: Mono) {
+        let Some(profile) = found else { return self.cache.insert(hash, Cached::Unknown) };
+        for tag in [Tag::Key(profile.record.id.clone()), Tag::Account(profile.record.account_id.clone())] {
+            let hashes = index.hashes.entry(tag).or_default();
+            if !hashes.contains(&hash) {
+                hashes.push(hash);
+            }
+        }
+        let known = Known { profile, verified: AtomicU64::new(now.0), next_check: AtomicU64::new(0) };
+        self.cache.insert(hash, Cached::Known(Arc::new(known)));
+    }
+
+    /// Applies what the change feed says. When this returns, no later request is served from older state.
+    pub fn apply(&self, item: &FeedItem) {
+        self.contact(self.clock.mono());
+        match item {
+            FeedItem::Changes(_, changes) => {
+                let mut index = self.index();
+                index.epoch += 1;
+                for change in changes {
+                    match change {
+                        Change::Key(id) => self.forget(&mut index, &Tag::Key(id.clone())),
+                        Change::Account(id) => self.forget(&mut index, &Tag::Account(id.clone())),
+                        Change::Secret(hash) => self.cache.invalidate(hash),
+                        Change::Recall(..) => {}
+                    }
+                }
+            }
+            FeedItem::Lost => self.feed_up.store(false, Ordering::Release),
+            FeedItem::Restored(_) => {
+                let mut index = self.index();
+                index.epoch += 1;
+                index.hashes.clear();
+                self.cache.invalidate_all();
+                self.feed_up.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    fn forget(&self, index: &mut Index, tag: &Tag) {
+        for hash in index.hashes.remove(tag).unwrap_or_default() {
+            self.cache.invalidate(&hash);
+        }
+    }
+
+    /// Notes that the store has answered something.
+    pub fn contact(&self, now: Mono) {
+        self.last_contact.fetch_max(now.0, Ordering::Relaxed);
+    }
+
+    /// Every few seconds: drops index entries of evicted keys and updates the gauge.
+    pub fn maintain(&self) {
+        self.cache.run_pending_tasks();
+        self.metrics.cached_keys.set(self.cache.entry_count() as f64);
+        let mut index = self.index();
+        index.hashes.retain(|_, hashes| {
+            hashes.retain(|hash| self.cache.contains_key(hash));
+            !hashes.is_empty()
+        });
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("cached", &self.cache.entry_count()).finish_non_exhaustive()
+    }
+}

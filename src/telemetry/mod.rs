@@ -1,0 +1,10 @@
+//! What operators see: metrics, the access log, and what may never be seen in either.
+//!
+//! Handles are resolved once and kept; nothing here looks a metric up by name per request. Labels are bounded: route
+//! templates, upstream names, codes of the contract. Never a key, a path or a value that a client made.
+
+pub mod access_log;
+pub mod names;
+pub mod redact;
+
+pub use names::Metrics;

@@ -1,0 +1,302 @@
+//! Every metric and label of the gateway, in one place; handles resolved once.
+//!
+//! This is the only file that registers metrics. Names are `gateway_*` in base units; the dashboard's test compares with
+//! [`ALL`].
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::policy::route::RouteId;
+use crate::store::StatusClass;
+
+/// Name, kind, unit and help of every metric.
+pub const ALL: &[(&str, Kind, &str)] = &[
+    ("gateway_build_info", Kind::Gauge, "1, with the version as a label."),
+    ("gateway_requests_total", Kind::Counter, "Requests, by route template and status class."),
+    ("gateway_refusals_total", Kind::Counter, "Requests that the gateway itself refused, by code."),
+    ("gateway_requests_in_flight", Kind::Gauge, "Requests being served."),
+    ("gateway_request_duration_seconds", Kind::Histogram, "From the request's head to the end of its response."),
+    ("gateway_upstream_duration_seconds", Kind::Histogram, "From forwarding to the upstream's response head, by upstream."),
+    ("gateway_upstream_errors_total", Kind::Counter, "Requests that an upstream failed, by upstream and code."),
+    ("gateway_upstream_connects_total", Kind::Counter, "Connections opened to an upstream."),
+    ("gateway_connections", Kind::Gauge, "Open client connections."),
+    ("gateway_connections_total", Kind::Counter, "Client connections accepted."),
+    ("gateway_connections_refused_total", Kind::Counter, "Client connections closed at once, for a limit."),
+    ("gateway_key_lookups_total", Kind::Counter, "Keys looked up, by outcome: hit, hit_unknown, found, unknown, error."),
+    ("gateway_cached_keys", Kind::Gauge, "Entries of the key cache."),
+    ("gateway_panics_total", Kind::Counter, "Requests that ended in a panic. Always a bug."),
+    ("gateway_lease_calls_total", Kind::Counter, "Calls to the store's quota ledger."),
+    ("gateway_lease_tokens_granted_total", Kind::Counter, "Tokens that the ledger granted to this process."),
+    ("gateway_lease_tokens_returned_total", Kind::Counter, "Tokens given back unspent."),
+    ("gateway_lease_recalls_total", Kind::Counter, "Recalls obeyed."),
+    ("gateway_lease_refusals_total", Kind::Counter, "Requests over the quota, refused without asking the store."),
+    ("gateway_outage_admissions_total", Kind::Counter, "Requests admitted under store.outage.quota without a grant."),
+    ("gateway_store_outage", Kind::Gauge, "1 while the store cannot be asked."),
+    ("gateway_change_feed_up", Kind::Gauge, "1 while changes of other processes arrive."),
+    ("gateway_replicas", Kind::Gauge, "Live gateways on the same store."),
+    ("gateway_usage_flushes_total", Kind::Counter, "Usage batches written, by outcome."),
+    ("gateway_usage_pending", Kind::Gauge, "Distinct usage counters not written yet."),
+    ("gateway_log_lines_dropped_total", Kind::Counter, "Access log lines dropped because the log could not keep up."),
+];
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes both ways.
+    Gauge,
+    /// A distribution.
+    Histogram,
+}
+
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+const CLASSES: usize = StatusClass::ALL.len();
+
+/// All handles.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    requests: Vec<[OnceLock<Counter>; CLASSES]>,
+    route_labels: Vec<Arc<str>>,
+    refusals: Mutex<Vec<(&'static str, Counter)>>,
+    /// Requests being served.
+    pub in_flight: Gauge,
+    /// See [`ALL`].
+    pub duration: Histogram,
+    /// By upstream.
+    pub upstreams: Vec<UpstreamMetrics>,
+    /// Open client connections.
+    pub connections: Gauge,
+    /// Accepted.
+    pub connections_total: Counter,
+    /// Closed at once.
+    pub connections_refused: Counter,
+    /// Outcomes of key look-ups.
+    pub lookups: LookupMetrics,
+    /// Entries of the key cache.
+    pub cached_keys: Gauge,
+    /// Panics caught.
+    pub panics: Counter,
+    /// Quota leases.
+    pub leases: LeaseMetrics,
+    /// 1 while the store cannot be asked.
+    pub store_outage: Gauge,
+    /// 1 while the change feed runs.
+    pub change_feed_up: Gauge,
+    /// Live gateways.
+    pub replicas: Gauge,
+    /// Flushes that the store took.
+    pub usage_flushes: Counter,
+    /// Flushes that failed and will be repeated.
+    pub usage_flush_failures: Counter,
+    /// Counters waiting.
+    pub usage_pending: Gauge,
+    /// Log lines dropped.
+    pub log_lines_dropped: Counter,
+}
+
+/// Handles of one upstream.
+pub struct UpstreamMetrics {
+    name: Arc<str>,
+    /// To the response head.
+    pub duration: Histogram,
+    /// Connections opened.
+    pub connects: Counter,
+    errors: Mutex<Vec<(&'static str, Counter)>>,
+}
+
+/// Handles of the key look-ups.
+pub struct LookupMetrics {
+    /// Served from the cache.
+    pub hit: Counter,
+    /// Known to be unknown.
+    pub hit_unknown: Counter,
+    /// Read from the store.
+    pub found: Counter,
+    /// Not in the store.
+    pub unknown: Counter,
+    /// The store could not say.
+    pub error: Counter,
+}
+
+/// Handles of the quota leases; the limiter counts, telemetry copies at scrape time.
+pub struct LeaseMetrics {
+    /// Calls.
+    pub calls: Counter,
+    /// Granted.
+    pub granted: Counter,
+    /// Returned.
+    pub returned: Counter,
+    /// Recalls.
+    pub recalls: Counter,
+    /// Refused locally.
+    pub refused: Counter,
+    /// Admitted in an outage.
+    pub outage: Counter,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Makes a recorder of its own (nothing global, so that tests can run several gateways in one process).
+    pub fn new(routes: Vec<Arc<str>>, upstreams: &[Arc<str>]) -> Self {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+            .map(PrometheusBuilder::build_recorder)
+            .unwrap_or_else(|_| PrometheusBuilder::new().build_recorder());
+        for (name, kind, help) in ALL {
+            let (name, unit) = ((*name).into(), name.ends_with("_seconds").then_some(Unit::Seconds));
+            match kind {
+                Kind::Counter => recorder.describe_counter(name, unit, (*help).into()),
+                Kind::Gauge => recorder.describe_gauge(name, unit, (*help).into()),
+                Kind::Histogram => recorder.describe_histogram(name, unit, (*help).into()),
+            }
+        }
+        let r = &recorder;
+        gauge(r, "gateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        let lookup = |outcome| counter(r, "gateway_key_lookups_total", &[("outcome", outcome)]);
+        let metrics = Self {
+            requests: routes.iter().map(|_| Default::default()).chain([Default::default()]).collect(),
+            route_labels: routes.into_iter().chain(["(none)".into()]).collect(),
+            refusals: Mutex::default(),
+            in_flight: gauge(r, "gateway_requests_in_flight", &[]),
+            duration: histogram(r, "gateway_request_duration_seconds", &[]),
+            upstreams: upstreams.iter().map(|name| UpstreamMetrics::new(r, name)).collect(),
+            connections: gauge(r, "gateway_connections", &[]),
+            connections_total: counter(r, "gateway_connections_total", &[]),
+            connections_refused: counter(r, "gateway_connections_refused_total", &[]),
+            lookups: LookupMetrics {
+                hit: lookup("hit"),
+                hit_unknown: lookup("hit_unknown"),
+                found: lookup("found"),
+                unknown: lookup("unknown"),
+                error: lookup("error"),
+            },
+            cached_keys: gauge(r, "gateway_cached_keys", &[]),
+            panics: counter(r, "gateway_panics_total", &[]),
+            leases: LeaseMetrics {
+                calls: counter(r, "gateway_lease_calls_total", &[]),
+                granted: counter(r, "gateway_lease_tokens_granted_total", &[]),
+                returned: counter(r, "gateway_lease_tokens_returned_total", &[]),
+                recalls: counter(r, "gateway_lease_recalls_total", &[]),
+                refused: counter(r, "gateway_lease_refusals_total", &[]),
+                outage: counter(r, "gateway_outage_admissions_total", &[]),
+            },
+            store_outage: gauge(r, "gateway_store_outage", &[]),
+            change_feed_up: gauge(r, "gateway_change_feed_up", &[]),
+            replicas: gauge(r, "gateway_replicas", &[]),
+            usage_flushes: counter(r, "gateway_usage_flushes_total", &[("outcome", "written")]),
+            usage_flush_failures: counter(r, "gateway_usage_flushes_total", &[("outcome", "failed")]),
+            usage_pending: gauge(r, "gateway_usage_pending", &[]),
+            log_lines_dropped: counter(r, "gateway_log_lines_dropped_total", &[]),
+            recorder,
+        };
+        // A counter that has never moved is exported too: `rate()` needs the zero, and so does whoever looks for the name.
+        for never in [&metrics.panics, &metrics.connections_refused, &metrics.log_lines_dropped] {
+            never.increment(0);
+        }
+        metrics
+    }
+
+    /// Counts one finished request.
+    pub fn request(&self, route: Option<RouteId>, class: StatusClass) {
+        let index = route.map_or(self.requests.len() - 1, |id| id.0);
+        let Some(row) = self.requests.get(index) else { return };
+        let handle = row[class as usize].get_or_init(|| {
+            let labels = [("route", &*self.route_labels[index]), ("class", class.as_str())];
+            counter(&self.recorder, "gateway_requests_total", &labels)
+        });
+        handle.increment(1);
+    }
+
+    /// Counts one refusal by its code.
+    pub fn refusal(&self, code: &'static str) {
+        by_code(&self.refusals, code, || counter(&self.recorder, "gateway_refusals_total", &[("code", code)]));
+    }
+
+    /// Counts one failure of an upstream by its code.
+    pub fn upstream_error(&self, upstream: usize, code: &'static str) {
+        let Some(metrics) = self.upstreams.get(upstream) else { return };
+        by_code(&metrics.errors, code, || {
+            counter(&self.recorder, "gateway_upstream_errors_total", &[("upstream", &metrics.name), ("code", code)])
+        });
+    }
+
+    /// Renders and drains; call [`PrometheusHandle::run_upkeep`] on it every few seconds.
+    pub fn handle(&self) -> PrometheusHandle {
+        self.recorder.handle()
+    }
+}
+
+impl UpstreamMetrics {
+    fn new(recorder: &PrometheusRecorder, name: &Arc<str>) -> Self {
+        Self {
+            name: name.clone(),
+            duration: histogram(recorder, "gateway_upstream_duration_seconds", &[("upstream", name)]),
+            connects: counter(recorder, "gateway_upstream_connects_total", &[("upstream", name)]),
+            errors: Mutex::default(),
+        }
+    }
+}
+
+/// A handful of codes: a short list under a lock that only refused requests take.
+fn by_code(list: &Mutex<Vec<(&'static str, Counter)>>, code: &'static str, make: impl FnOnce() -> Counter) {
+    let mut list = list.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match list.iter().find(|(known, _)| *known == code) {
+        Some((_, counter)) => counter.increment(1),
+        None => {
+            let counter = make();
+            counter.increment(1);
+            list.push((code, counter));
+        }
+    }
+}
+
+const METADATA: Metadata<'static> = Metadata::new("gateway", Level::INFO, None);
+
+fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
+    let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
+    Key::from_parts(name, labels)
+}
+
+fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
+    recorder.register_counter(&key(name, labels), &METADATA)
+}
+
+fn gauge(recorder: &PrometheusRecorder, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
+    recorder.register_gauge(&key(name, labels), &METADATA)
+}
+
+fn histogram(recorder: &PrometheusRecorder, name: &'static str, labels: &[(&'static str, &str)]) -> Histogram {
+    recorder.register_histogram(&key(name, labels), &METADATA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_that_is_used_is_described_and_has_its_name() {
+        let metrics = Metrics::new(vec!["GET /a".into()], &["seeme".into()]);
+        metrics.request(Some(RouteId(0)), StatusClass::Success);
+        metrics.request(None, StatusClass::ClientError);
+        metrics.refusal("missing_key");
+        metrics.upstream_error(0, "upstream_timeout");
+        metrics.upstreams[0].duration.record(0.1);
+        metrics.upstreams[0].connects.increment(1);
+        metrics.duration.record(0.1);
+        let text = metrics.handle().render();
+        for (name, _, _) in ALL {
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in\n{text}");
+        }
+        assert!(text.contains(r#"gateway_requests_total{route="GET /a",class="2xx"} 1"#), "{text}");
+    }
+}

@@ -1,0 +1,267 @@
+//! Bodies in both directions: concrete, streamed frame by frame, counted, and bounded in time and size.
+//!
+//! Never buffers to count, never boxes. A timer exists only while a body is actually waited for, so the usual small
+//! exchange arms none.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::pool::Lease;
+use crate::policy::headers::filter_trailers;
+
+/// Why a body did not reach its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// No byte for too long.
+    #[error("no data for too long")]
+    Idle,
+    /// More bytes than allowed.
+    #[error("more than the allowed number of bytes")]
+    TooLarge,
+    /// The peer went away or broke the framing.
+    #[error("the peer broke off")]
+    Broken,
+}
+
+/// How far a request body has come; shared with whoever waits for the response.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes: AtomicU64,
+    frames: AtomicU64,
+    failure: AtomicU8,
+}
+
+impl Progress {
+    /// Bytes received so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Grows with each frame: a wait that sees it move starts over.
+    pub fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Why the body ended early, if it did.
+    pub fn failure(&self) -> Option<BodyError> {
+        match self.failure.load(Ordering::Relaxed) {
+            1 => Some(BodyError::Idle),
+            2 => Some(BodyError::TooLarge),
+            3 => Some(BodyError::Broken),
+            _ => None,
+        }
+    }
+
+    fn fail(&self, error: BodyError) {
+        let code = match error {
+            BodyError::Idle => 1,
+            BodyError::TooLarge => 2,
+            BodyError::Broken => 3,
+        };
+        self.failure.store(code, Ordering::Relaxed);
+    }
+}
+
+/// A timer that exists only while it is needed.
+#[derive(Debug)]
+struct IdleTimer {
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl IdleTimer {
+    const fn new(limit: Duration) -> Self {
+        Self { limit, sleep: None }
+    }
+
+    /// Data came.
+    fn rest(&mut self) {
+        self.sleep = None;
+    }
+
+    /// No data now: ready once nothing came for the whole limit.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.get_or_insert_with(|| Box::pin(sleep(self.limit))).as_mut().poll(cx)
+    }
+}
+
+/// A body on its way to the upstream.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// Nothing.
+    Empty,
+    /// Held in memory because a value was read from it; goes on byte for byte.
+    Held(Bytes),
+    /// Straight from the client.
+    Streamed(Streamed),
+}
+
+/// A client's body, counted and bounded.
+#[derive(Debug)]
+pub struct Streamed {
+    incoming: Incoming,
+    left: u64,
+    idle: IdleTimer,
+    progress: Arc<Progress>,
+}
+
+impl RequestBody {
+    /// Streams `incoming`; at most `limit` bytes, at most `idle` between two of them.
+    pub fn stream(incoming: Incoming, limit: Option<u64>, idle: Duration, progress: Arc<Progress>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Streamed(Streamed { incoming, left: limit.unwrap_or(u64::MAX), idle: IdleTimer::new(idle), progress })
+    }
+}
+
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.idle.poll_expired(cx));
+                return Poll::Ready(Some(Err(self.fail(BodyError::Idle))));
+            }
+        };
+        self.idle.rest();
+        Poll::Ready(match frame {
+            None => None,
+            Some(Err(_)) => Some(Err(self.fail(BodyError::Broken))),
+            Some(Ok(mut frame)) => {
+                self.progress.frames.fetch_add(1, Ordering::Relaxed);
+                if let Some(data) = frame.data_ref() {
+                    let length = data.len() as u64;
+                    self.progress.bytes.fetch_add(length, Ordering::Relaxed);
+                    match self.left.checked_sub(length) {
+                        Some(left) => self.left = left,
+                        None => return Poll::Ready(Some(Err(self.fail(BodyError::TooLarge)))),
+                    }
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    filter_trailers(trailers);
+                }
+                Some(Ok(frame))
+            }
+        })
+    }
+
+    fn fail(&self, error: BodyError) -> BodyError {
+        self.progress.fail(error);
+        error
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            held @ Self::Held(_) => match std::mem::replace(held, Self::Empty) {
+                Self::Held(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+            Self::Streamed(streamed) => streamed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Held(bytes) => bytes.is_empty(),
+            Self::Streamed(streamed) => streamed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Held(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Streamed(streamed) => streamed.incoming.size_hint(),
+        }
+    }
+}
+
+/// A body on its way to the client, holding the upstream connection until its end.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    incoming: Incoming,
+    idle: IdleTimer,
+    /// Goes back to the pool at a clean end; dropped, which closes it, at any other.
+    lease: Option<Lease>,
+}
+
+impl UpstreamBody {
+    pub(super) fn new(incoming: Incoming, idle: Duration, lease: Lease) -> Self {
+        let mut body = Self { incoming, idle: IdleTimer::new(idle), lease: Some(lease) };
+        if body.incoming.is_end_stream() {
+            body.give_back();
+        }
+        body
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(this.idle.poll_expired(cx));
+                this.lease = None;
+                return Poll::Ready(Some(Err(BodyError::Idle)));
+            }
+        };
+        this.idle.rest();
+        Poll::Ready(match frame {
+            None => {
+                this.give_back();
+                None
+            }
+            Some(Err(_)) => {
+                this.lease = None;
+                Some(Err(BodyError::Broken))
+            }
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    filter_trailers(trailers);
+                }
+                if this.incoming.is_end_stream() {
+                    this.give_back();
+                }
+                Some(Ok(frame))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// The instant at which a wait that began at `start` is over.
+pub(super) fn deadline(start: Instant, limit: Duration) -> Instant {
+    start.checked_add(limit).unwrap_or_else(|| start + Duration::from_secs(86_400 * 365))
+}

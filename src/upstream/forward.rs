@@ -1,0 +1,163 @@
+//! Sends one request to one upstream and waits for the head of its answer.
+//!
+//! The body of the answer is not read here; it streams to the client as an [`UpstreamBody`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::body::{Progress, RequestBody, UpstreamBody, deadline};
+use super::pool::{Lease, Pool};
+use super::{BodyError, UpstreamError};
+use crate::config::model::Upstream;
+use crate::policy::route::UpstreamId;
+use crate::telemetry::Metrics;
+
+/// The largest response head accepted from an upstream.
+const MAX_HEAD: usize = 256 * 1024;
+
+/// All upstreams, as one worker reaches them.
+pub struct Upstreams {
+    targets: Vec<Target>,
+    metrics: Arc<Metrics>,
+}
+
+struct Target {
+    upstream: Upstream,
+    pool: Arc<Pool>,
+}
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Forwarding {
+    /// To the response head, from the last byte of the request.
+    pub response: Duration,
+    /// Between bytes of the response.
+    pub idle: Duration,
+}
+
+impl Upstreams {
+    /// Empty pools. One instance a worker.
+    pub fn new(upstreams: &[Upstream], metrics: Arc<Metrics>) -> Self {
+        let targets = upstreams.iter().map(|u| Target { upstream: u.clone(), pool: Arc::default() }).collect();
+        Self { targets, metrics }
+    }
+
+    /// The upstream's name, for logs.
+    pub fn name(&self, id: UpstreamId) -> &Arc<str> {
+        &self.targets[id.0].upstream.name
+    }
+
+    /// `host:port` of the upstream, for requests that came without a Host.
+    pub fn authority(&self, id: UpstreamId) -> &Arc<str> {
+        &self.targets[id.0].upstream.authority
+    }
+
+    /// Forwards a request. `progress` belongs to its body.
+    pub async fn forward(
+        &self,
+        id: UpstreamId,
+        request: Request<RequestBody>,
+        progress: &Progress,
+        limits: Forwarding,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let mut request = request;
+        loop {
+            let (mut lease, reused) = self.connection(id).await?;
+            let answer = lease.sender().try_send_request(request);
+            match wait_for_head(answer, progress, limits.response).await? {
+                Ok(response) => return accept(response, lease, limits.idle),
+                Err(mut failed) => match failed.take_message() {
+                    // A kept-alive connection that closed under us gives the request back unsent; a new one must take it.
+                    Some(unsent) if reused => request = unsent,
+                    Some(_) => return Err(UpstreamError::Unreachable),
+                    None => return Err(progress.failure().map_or(UpstreamError::Malformed, UpstreamError::RequestBody)),
+                },
+            }
+        }
+    }
+
+    /// An idle connection, or a new one; and which it is.
+    async fn connection(&self, id: UpstreamId) -> Result<(Lease, bool), UpstreamError> {
+        let target = &self.targets[id.0];
+        while let Some(mut lease) = target.pool.take() {
+            // Ready at once but for the moment in which hyper finishes the exchange before.
+            if lease.sender().is_ready() || lease.sender().ready().await.is_ok() {
+                return Ok((lease, true));
+            }
+        }
+        let connect = TcpStream::connect(&*target.upstream.authority);
+        let stream = match timeout(target.upstream.connect_timeout, connect).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(upstream = %target.upstream.name, %error, "no connection");
+                return Err(UpstreamError::Unreachable);
+            }
+            Err(_elapsed) => return Err(UpstreamError::Unreachable),
+        };
+        let _ = stream.set_nodelay(true);
+        self.metrics.upstreams[id.0].connects.increment(1);
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| UpstreamError::Unreachable)?;
+        // It ends when the sender is dropped or the upstream closes; its errors reach whoever waits for the answer.
+        tokio::spawn(connection);
+        Ok((target.pool.lease(sender), false))
+    }
+
+    /// Closes connections that have been idle too long.
+    pub fn prune(&self) {
+        self.targets.iter().for_each(|target| target.pool.prune());
+    }
+}
+
+/// Waits for the head; the clock starts over as long as the request's body still moves.
+async fn wait_for_head<T>(answer: impl Future<Output = T>, progress: &Progress, limit: Duration) -> Result<T, UpstreamError> {
+    let mut answer = std::pin::pin!(answer);
+    let mut seen = progress.frames();
+    let mut timer = std::pin::pin!(sleep_until(deadline(Instant::now(), limit)));
+    loop {
+        tokio::select! {
+            biased;
+            answered = &mut answer => return Ok(answered),
+            () = &mut timer => {
+                if progress.frames() == seen {
+                    return Err(UpstreamError::Timeout);
+                }
+                seen = progress.frames();
+                timer.as_mut().reset(deadline(Instant::now(), limit));
+            }
+        }
+    }
+}
+
+fn accept(
+    response: Response<hyper::body::Incoming>,
+    lease: Lease,
+    idle: Duration,
+) -> Result<Response<UpstreamBody>, UpstreamError> {
+    // An interim response as the final one: we asked for no upgrade. The connection is not reused.
+    if response.status().is_informational() {
+        return Err(UpstreamError::Malformed);
+    }
+    Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease)))
+}
+
+impl std::fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.targets.iter().map(|target| &target.upstream.name)).finish()
+    }
+}
+
+impl From<BodyError> for UpstreamError {
+    fn from(error: BodyError) -> Self {
+        Self::RequestBody(error)
+    }
+}

@@ -23,8 +23,7 @@ pub(super) const CHUNK: usize = 64 * 1024;
 /// The period of the pattern that large bodies are made of: prime, so that a lost or repeated chunk shows.
 const PERIOD: usize = 251;
 
-static PATTERN: LazyLock<Bytes> =
-    LazyLock::new(|| (0..CHUNK + PERIOD).map(|i| (i % PERIOD) as u8).collect());
+static PATTERN: LazyLock<Bytes> = LazyLock::new(|| (0..CHUNK + PERIOD).map(|i| (i % PERIOD) as u8).collect());
 
 /// What the pumps of streamed bodies write to.
 pub(super) type Frames = mpsc::Sender<io::Result<Frame<Bytes>>>;
@@ -34,10 +33,7 @@ pub(super) enum ResponseBody {
     /// All of it, at once.
     Full(Option<Bytes>),
     /// What a task sends, frame by frame; a declared length becomes `Content-Length`, none means chunked.
-    Stream {
-        frames: mpsc::Receiver<io::Result<Frame<Bytes>>>,
-        left: Option<u64>,
-    },
+    Stream { frames: mpsc::Receiver<io::Result<Frame<Bytes>>>, left: Option<u64> },
 }
 
 impl ResponseBody {
@@ -48,10 +44,7 @@ impl ResponseBody {
     {
         let (sender, frames) = mpsc::channel(1);
         tokio::spawn(pump(sender));
-        Self::Stream {
-            frames,
-            left: length,
-        }
+        Self::Stream { frames, left: length }
     }
 
     /// `length` bytes of the pattern.
@@ -73,10 +66,7 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream { frames, left } => {
@@ -129,7 +119,7 @@ pub(super) struct Drained {
 
 impl Drained {
     /// How much of a body is kept; more than any JSON document of the clients.
-    const KEEP: usize = 1024 * 1024;
+    const KEEP: usize = 4 * 1024 * 1024;
 
     /// Reads `body` to its end, whatever its size.
     pub(super) async fn read(mut body: Incoming) -> Result<Self, hyper::Error> {
@@ -147,15 +137,10 @@ impl Drained {
                 Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
             }
         }
-        Ok(Self {
-            bytes,
-            hash: hasher.finalize(),
-            trailers,
-            kept,
-        })
+        Ok(Self { bytes, hash: hasher.finalize(), trailers, kept })
     }
 
-    /// The first bytes of the body, up to 1 MiB.
+    /// The first bytes of the body, up to 4 MiB.
     pub(super) fn prefix(&self) -> &[u8] {
         &self.kept
     }
@@ -164,9 +149,7 @@ impl Drained {
     /// client sends none.
     pub(super) fn json(&self) -> Option<Value> {
         let whole = self.kept.len() as u64 == self.bytes;
-        whole
-            .then(|| serde_json::from_slice(&self.kept).ok())
-            .flatten()
+        whole.then(|| serde_json::from_slice(&self.kept).ok()).flatten()
     }
 }
 
@@ -177,16 +160,10 @@ pub(super) fn json(status: StatusCode, value: &Value) -> Response<ResponseBody> 
 }
 
 /// A response with a body of the type told.
-pub(super) fn with_type(
-    status: StatusCode,
-    content_type: &'static str,
-    body: ResponseBody,
-) -> Response<ResponseBody> {
+pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

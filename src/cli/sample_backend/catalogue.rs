@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+
+use crate::clock::Clock;
 
 /// A JSON object.
 pub(super) type Object = Map<String, Value>;
@@ -35,6 +35,7 @@ struct Seed {
 
 /// The objects of a running sample backend.
 pub(super) struct Catalogue {
+    clock: Arc<dyn Clock>,
     seed: Seed,
     written: Mutex<Written>,
     next_id: AtomicU64,
@@ -95,14 +96,10 @@ impl Catalogue {
     const OBJECT_BYTES: usize = 8 * 1024;
 
     /// The seed alone.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let seed = serde_json::from_str(include_str!("seed.json"))
             .expect("seed.json is compiled in, and every test of this module parses it");
-        Self {
-            seed,
-            written: Mutex::default(),
-            next_id: AtomicU64::new(100),
-        }
+        Self { clock, seed, written: Mutex::default(), next_id: AtomicU64::new(100) }
     }
 
     /// The fixed answer for a call, when it has one. `path` is without `/api/v1/`.
@@ -112,18 +109,11 @@ impl Catalogue {
             let Some((named, pattern)) = pattern.split_once(' ') else {
                 return false;
             };
-            let same = pattern.split('/').all(|wanted| {
-                segments
-                    .next()
-                    .is_some_and(|s| wanted == "{}" || wanted == s)
-            });
+            let same = pattern.split('/').all(|wanted| segments.next().is_some_and(|s| wanted == "{}" || wanted == s));
             named == method && same && segments.next().is_none()
         };
         let answers = &self.seed.answers;
-        answers
-            .iter()
-            .find(|(pattern, _)| fits(pattern))
-            .map(|(_, answer)| answer.clone())
+        answers.iter().find(|(pattern, _)| fits(pattern)).map(|(_, answer)| answer.clone())
     }
 
     /// Where `path` (without `/api/v1/`) leads; none when it begins with no collection.
@@ -135,11 +125,7 @@ impl Catalogue {
         let decoded = |segment: &str| percent_decode_str(segment).decode_utf8_lossy().into_owned();
         let mut segments = path.split('/');
         let first = format!("{prefix}{}", segments.next()?);
-        let mut place = Place {
-            kind: first.clone(),
-            path: first,
-            ..Place::default()
-        };
+        let mut place = Place { kind: first.clone(), path: first, ..Place::default() };
         self.seed.collections.get(&place.kind)?;
         loop {
             let id = match segments.next() {
@@ -176,7 +162,7 @@ impl Catalogue {
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number}", place.singular().replace('_', "-"));
         let mut object = self.made_up(place, &id);
-        object.insert("created_at".to_owned(), now().into());
+        object.insert("created_at".to_owned(), self.now().into());
         self.write(place, &id, object, body)
     }
 
@@ -199,7 +185,7 @@ impl Catalogue {
     fn write(&self, place: &Place, id: &str, mut object: Object, body: Option<&Value>) -> Object {
         merge(&mut object, body);
         object.insert("id".to_owned(), id.into());
-        object.insert("updated_at".to_owned(), now().into());
+        object.insert("updated_at".to_owned(), self.now().into());
         place.add_parents(&mut object);
         let small = Value::Object(object.clone()).to_string().len() <= Self::OBJECT_BYTES;
         let mut written = self.lock();
@@ -214,6 +200,10 @@ impl Catalogue {
             }
         }
         self.embed(&written, place, object)
+    }
+
+    fn now(&self) -> String {
+        self.clock.wall().to_string()
     }
 
     fn lock(&self) -> MutexGuard<'_, Written> {
@@ -262,10 +252,7 @@ impl Catalogue {
     fn all(&self, written: &Written, place: &Place) -> Vec<Object> {
         let objects = written.get(&place.path).cloned();
         let objects = objects.unwrap_or_else(|| self.seeded(place));
-        objects
-            .into_iter()
-            .map(|object| self.embed(written, place, object))
-            .collect()
+        objects.into_iter().map(|object| self.embed(written, place, object)).collect()
     }
 
     /// Puts the child collections that the client expects inside an object into it, as they are now.
@@ -287,11 +274,4 @@ pub(super) fn merge(object: &mut Object, body: Option<&Value>) {
     for (name, value) in members.filter(|(_, value)| !value.is_null()) {
         object.insert(name.clone(), value.clone());
     }
-}
-
-fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    let now = now.replace_nanosecond(0).unwrap_or(now);
-    now.format(&Rfc3339)
-        .unwrap_or_else(|_| SEEDED_AT.to_owned())
 }

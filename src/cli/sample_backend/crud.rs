@@ -17,28 +17,19 @@ use super::echo::knob;
 
 /// A grey pixel.
 const PNG: &[u8] = &[
-    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, b'I', b'H', b'D', b'R', 0, 0, 0,
-    1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 0x0a, b'I', b'D', b'A', b'T',
-    0x78, 0x9c, 0x63, 0x68, 0, 0, 0, 0x82, 0, 0x81, 0x77, 0xcd, 0x72, 0xb6, 0, 0, 0, 0, b'I', b'E',
-    b'N', b'D', 0xae, 0x42, 0x60, 0x82,
+    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, b'I', b'H', b'D', b'R', 0, 0, 0, 1, 0, 0, 0, 1, 8,
+    0, 0, 0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 0x0a, b'I', b'D', b'A', b'T', 0x78, 0x9c, 0x63, 0x68, 0, 0, 0, 0x82,
+    0, 0x81, 0x77, 0xcd, 0x72, 0xb6, 0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82,
 ];
 
 /// A ZIP archive without members: the end-of-directory record alone.
 const ZIP: &[u8] = b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// Answers a call below `/api/v1/` or `/admin/`; none when there is no such call.
-pub(super) fn answer(
-    catalogue: &Catalogue,
-    head: &Parts,
-    body: &Drained,
-) -> Option<Response<ResponseBody>> {
+pub(super) fn answer(catalogue: &Catalogue, head: &Parts, body: &Drained) -> Option<Response<ResponseBody>> {
     let path = match head.uri.path().strip_prefix("/api/v1/") {
         Some(path) => Some(path).filter(|path| !path.starts_with("admin/")),
-        None => head
-            .uri
-            .path()
-            .strip_prefix('/')
-            .filter(|path| path.starts_with("admin/")),
+        None => head.uri.path().strip_prefix('/').filter(|path| path.starts_with("admin/")),
     }?;
     let method = match head.method {
         Method::HEAD => Method::GET, // hyper leaves the body out
@@ -52,48 +43,24 @@ pub(super) fn answer(
     let place = catalogue.find(path)?;
     match (&place.id, &place.action) {
         (None, _) => collection(catalogue, &method, &place, &head.headers, sent.as_ref()),
-        (Some(id), None) if place.kind == "inferences" && method == Method::POST => {
-            predict(catalogue, id, None, body)
-        }
+        (Some(id), None) if place.kind == "inferences" && method == Method::POST => predict(catalogue, id, None, body),
         (Some(id), None) => object(catalogue, &method, &place, id, sent.as_ref()),
         (Some(id), Some(action)) if place.kind == "inferences" && method == Method::POST => {
             match action.strip_prefix("versions/") {
                 Some(version) => predict(catalogue, id, Some(version), body),
-                None => act(
-                    catalogue,
-                    &method,
-                    &place,
-                    (id, action),
-                    head,
-                    sent.as_ref(),
-                ),
+                None => act(catalogue, &method, &place, (id, action), head, sent.as_ref()),
             }
         }
-        (Some(id), Some(action)) => act(
-            catalogue,
-            &method,
-            &place,
-            (id, action),
-            head,
-            sent.as_ref(),
-        ),
+        (Some(id), Some(action)) => act(catalogue, &method, &place, (id, action), head, sent.as_ref()),
     }
 }
 
 /// The ids that the gateway says the key is limited to; none when it is not limited.
 pub(super) fn model_ids(headers: &HeaderMap) -> Option<HashSet<&str>> {
     let values = headers.get_all("x-seeme-model-ids");
-    let mut values = values
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .peekable();
+    let mut values = values.iter().filter_map(|value| value.to_str().ok()).peekable();
     values.peek()?;
-    Some(
-        values
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            .collect(),
-    )
+    Some(values.flat_map(|value| value.split(',')).map(str::trim).collect())
 }
 
 fn collection(
@@ -151,9 +118,7 @@ fn act(
         }
         ("DELETE", "logo") => return Some(json(StatusCode::OK, &json!({}))),
         // The file itself is read and forgotten.
-        ("POST", "upload" | "logo" | "activate") | ("GET", "state" | "role") => {
-            catalogue.get(place, id)
-        }
+        ("POST", "upload" | "logo" | "activate") | ("GET", "state" | "role") => catalogue.get(place, id),
         ("PUT", "state" | "role") => catalogue.update(place, id, sent),
         ("POST", "new" | "duplicate") => {
             let original = catalogue.get(place, id);
@@ -177,11 +142,7 @@ fn file(place: &Place, head: &Parts) -> Response<ResponseBody> {
     } else {
         ("image/png", PNG)
     };
-    with_type(
-        StatusCode::OK,
-        content_type,
-        ResponseBody::Full(Some(bytes.into())),
-    )
+    with_type(StatusCode::OK, content_type, ResponseBody::Full(Some(bytes.into())))
 }
 
 /// Predicts, by always seeing a cat, and files the result under the model, where `get_inferences` finds it.

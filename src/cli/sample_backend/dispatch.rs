@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::body::{Drained, ResponseBody, json, refusal, with_type};
 use super::catalogue::Catalogue;
 use super::{crud, echo, openai};
+use crate::clock::SystemClock;
 
 /// Everything a running sample backend remembers.
 pub(super) struct Backend {
@@ -35,10 +36,7 @@ impl Backend {
 
     /// A backend as freshly started.
     pub(super) fn new() -> Self {
-        Self {
-            catalogue: Catalogue::new(),
-            requests: Mutex::default(),
-        }
+        Self { catalogue: Catalogue::new(SystemClock::shared()), requests: Mutex::default() }
     }
 
     fn count(&self, method: &Method, path: &str) {
@@ -77,10 +75,9 @@ pub(super) async fn dispatch(
         "/healthz" if reads => json(StatusCode::OK, &json!({ "status": "ok" })),
         "/requests/count" if reads => json(StatusCode::OK, &backend.counts()),
         "/download" if reads => download(head.uri.query()),
-        "/upload" if head.method == Method::POST => json(
-            StatusCode::OK,
-            &json!({ "bytes": body.bytes, "blake3": body.hash.to_hex().as_str() }),
-        ),
+        "/upload" if head.method == Method::POST => {
+            json(StatusCode::OK, &json!({ "bytes": body.bytes, "blake3": body.hash.to_hex().as_str() }))
+        }
         _ => openai::answer(&backend.catalogue, &head, &body)
             .or_else(|| crud::answer(&backend.catalogue, &head, &body))
             .unwrap_or_else(|| {
@@ -93,11 +90,7 @@ pub(super) async fn dispatch(
 /// `bytes=N` bytes, one MiB when not told how many.
 pub(super) fn download(query: Option<&str>) -> Response<ResponseBody> {
     match echo::knob(query, "bytes").map_or(Ok(1024 * 1024), |text| text.parse()) {
-        Ok(bytes) => with_type(
-            StatusCode::OK,
-            "application/octet-stream",
-            ResponseBody::pattern(bytes),
-        ),
+        Ok(bytes) => with_type(StatusCode::OK, "application/octet-stream", ResponseBody::pattern(bytes)),
         Err(_) => refusal(StatusCode::BAD_REQUEST, "bytes: a whole number of bytes"),
     }
 }

@@ -88,9 +88,7 @@ impl Knobs {
         let status = StatusCode::from_u16(status).ok();
         let chunk: usize = number(query, "chunk_bytes")?.unwrap_or(CHUNK);
         Ok(Self {
-            status: status
-                .filter(|status| (200..600).contains(&status.as_u16()))
-                .ok_or("status: 200 to 599")?,
+            status: status.filter(|status| (200..600).contains(&status.as_u16())).ok_or("status: 200 to 599")?,
             bytes: number(query, "bytes")?,
             reflect: knob(query, "reflect").as_deref() == Some("1"),
             delay: Duration::from_millis(number(query, "delay_ms")?.unwrap_or(0)),
@@ -107,8 +105,7 @@ impl Knobs {
 
 fn number<N: FromStr>(query: Option<&str>, name: &str) -> Result<Option<N>, String> {
     let text = knob(query, name);
-    text.map(|text| text.parse().map_err(|_| format!("{name}: a whole number")))
-        .transpose()
+    text.map(|text| text.parse().map_err(|_| format!("{name}: a whole number"))).transpose()
 }
 
 fn added_headers(query: Option<&str>) -> Result<HeaderMap, String> {
@@ -184,17 +181,8 @@ fn report(head: &Parts, body: &Drained) -> Value {
 
 fn fields(headers: &HeaderMap) -> Map<String, Value> {
     let text = |value: &HeaderValue| value.as_bytes().iter().copied().map(char::from).collect();
-    let values = |name| {
-        headers
-            .get_all(name)
-            .iter()
-            .map(text)
-            .collect::<Vec<String>>()
-    };
-    headers
-        .keys()
-        .map(|name| (name.as_str().to_owned(), values(name).into()))
-        .collect()
+    let values = |name| headers.get_all(name).iter().map(text).collect::<Vec<String>>();
+    headers.keys().map(|name| (name.as_str().to_owned(), values(name).into())).collect()
 }
 
 async fn reflect(mut body: Incoming, frames: Frames) {
@@ -228,9 +216,7 @@ impl Source {
 
     fn paced(self, pace: Pace) -> ResponseBody {
         match self {
-            Self::Text(text)
-                if pace.close.is_none() && !pace.trailer && text.len() <= pace.chunk =>
-            {
+            Self::Text(text) if pace.close.is_none() && !pace.trailer && text.len() <= pace.chunk => {
                 ResponseBody::Full(Some(text))
             }
             source => {

@@ -7,10 +7,10 @@
 //!
 //! | path | served by |
 //! |---|---|
-//! | `/api/v1/*`, `/admin/*` | [`crud`]: one mechanism over the collections of `seed.json`; `POST /api/v1/inferences/{id}` predicts |
-//! | `/v1/*` | [`openai`]: models, chat completions, completions, embeddings, responses, with and without streaming |
-//! | `/echo/*` | [`echo`]: the request as JSON, with knobs for status, size, delays, faults, trailers |
-//! | `/download`, `/upload`, `/requests/count`, `/healthz` | [`dispatch`] |
+//! | `/api/v1/*`, `/admin/*` | `crud`: one mechanism over the collections of `seed.json`; `POST /api/v1/inferences/{id}` predicts |
+//! | `/v1/*` | `openai`: models, chat completions, completions, embeddings, responses, with and without streaming |
+//! | `/echo/*` | `echo`: the request as JSON, with knobs for status, size, delays, faults, trailers |
+//! | `/download`, `/upload`, `/requests/count`, `/healthz` | `dispatch` |
 //!
 //! It must not check anything: no keys, scopes or limits. Whatever it refuses would hide what the gateway should have
 //! refused. It is no part of the data path either; the gateway never calls into it.
@@ -54,10 +54,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// Never today; the result leaves room for a listener that fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let backend = Arc::new(Backend::new());
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -89,9 +86,7 @@ pub async fn serve(
 ///
 /// When the runtime cannot be started, the address cannot be bound or the signals cannot be caught.
 pub fn run(listen: SocketAddr) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(listen).await?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -112,9 +107,7 @@ async fn connection(stream: TcpStream, backend: Arc<Backend>, mut stopped: watch
     let _ = stream.set_nodelay(true); // chunks of an event stream must leave one by one
     let service = service_fn(move |request| dispatch::dispatch(backend.clone(), request));
     // Seam: the WebSocket echo (upgrades issue) adds `.with_upgrades()` here.
-    let connection = http1::Builder::new()
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+    let connection = http1::Builder::new().max_headers(MAX_HEADERS).serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
         // A client that left, or a fault asked for with `close=`: nothing to report either way.

@@ -53,10 +53,7 @@ impl<'a> Question<'a> {
         starts.insert(0, 0);
         let ends = starts[1..].to_vec();
         let ends = ends.into_iter().chain([self.reply.len()]);
-        starts
-            .into_iter()
-            .zip(ends)
-            .map(|(start, end)| &self.reply[start..end])
+        starts.into_iter().zip(ends).map(|(start, end)| &self.reply[start..end])
     }
 
     fn usage(&self) -> Value {
@@ -66,11 +63,7 @@ impl<'a> Question<'a> {
 }
 
 /// Answers a call below `/v1/`; none when there is no such call.
-pub(super) fn answer(
-    catalogue: &Catalogue,
-    head: &Parts,
-    body: &Drained,
-) -> Option<Response<ResponseBody>> {
+pub(super) fn answer(catalogue: &Catalogue, head: &Parts, body: &Drained) -> Option<Response<ResponseBody>> {
     let call = head.uri.path().strip_prefix("/v1/")?;
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     if call == "models" && reads {
@@ -85,7 +78,7 @@ pub(super) fn answer(
     let known = ["chat/completions", "completions", "embeddings", "responses"];
     known.contains(&call).then(|| {
         let Some(body) = body.json().filter(Value::is_object) else {
-            return refusal("the body is not a JSON object of at most 1 MiB");
+            return refusal("the body is not a JSON object of at most 4 MiB");
         };
         match call {
             "chat/completions" => chat(&body),
@@ -97,8 +90,7 @@ pub(super) fn answer(
 }
 
 fn refusal(message: &str) -> Response<ResponseBody> {
-    let error =
-        json!({ "message": message, "type": "invalid_request_error", "param": null, "code": null });
+    let error = json!({ "message": message, "type": "invalid_request_error", "param": null, "code": null });
     json(StatusCode::BAD_REQUEST, &json!({ "error": error }))
 }
 
@@ -118,17 +110,11 @@ fn models(catalogue: &Catalogue, head: &Parts) -> Response<ResponseBody> {
 }
 
 fn chat(body: &Value) -> Response<ResponseBody> {
-    let last = body["messages"]
-        .as_array()
-        .and_then(|messages| messages.last());
-    let question = Question::new(
-        body,
-        &last.map_or_else(String::new, |last| text(&last["content"])),
-    );
+    let last = body["messages"].as_array().and_then(|messages| messages.last());
+    let question = Question::new(body, &last.map_or_else(String::new, |last| text(&last["content"])));
     if !question.stream {
         let message = json!({ "role": "assistant", "content": question.reply, "refusal": null });
-        let choice =
-            json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": "stop" });
+        let choice = json!({ "index": 0, "message": message, "logprobs": null, "finish_reason": "stop" });
         return json(
             StatusCode::OK,
             &json!({
@@ -146,10 +132,7 @@ fn chat(body: &Value) -> Response<ResponseBody> {
     let delta = |delta: Value, finish: Value| {
         chunk(json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]))
     };
-    let mut events = vec![delta(
-        json!({ "role": "assistant", "content": "" }),
-        Value::Null,
-    )];
+    let mut events = vec![delta(json!({ "role": "assistant", "content": "" }), Value::Null)];
     let words = question.words();
     events.extend(words.map(|word| delta(json!({ "content": word }), Value::Null)));
     events.push(delta(json!({}), "stop".into()));
@@ -170,10 +153,7 @@ fn completion(body: &Value) -> Response<ResponseBody> {
         })
     };
     if question.stream {
-        let mut events: Vec<Value> = question
-            .words()
-            .map(|word| whole(word, Value::Null))
-            .collect();
+        let mut events: Vec<Value> = question.words().map(|word| whole(word, Value::Null)).collect();
         events.push(whole("", "stop".into()));
         return event_stream(events.iter().map(data).chain([DONE]).collect());
     }
@@ -185,20 +165,19 @@ fn completion(body: &Value) -> Response<ResponseBody> {
 /// Numbers that are the same for the same text.
 fn embeddings(body: &Value) -> Response<ResponseBody> {
     let texts: Vec<String> = match &body["input"] {
-        Value::Array(items) if items.iter().all(Value::is_string) => {
-            items.iter().map(text).collect()
-        }
+        Value::Array(items) if items.iter().all(Value::is_string) => items.iter().map(text).collect(),
         input => vec![text(input)],
     };
-    let asked: usize = texts
+    let asked: usize = texts.iter().map(|text| text.split_whitespace().count()).sum();
+    let data: Vec<Value> = texts
         .iter()
-        .map(|text| text.split_whitespace().count())
-        .sum();
-    let data: Vec<Value> = texts.iter().enumerate().map(|(index, text)| {
-        let hash = blake3::hash(text.as_bytes());
-        let numbers = hash.as_bytes()[..DIMENSIONS].iter().map(|byte| f64::from(*byte) / 255.0);
-        json!({ "object": "embedding", "index": index, "embedding": numbers.collect::<Vec<_>>() })
-    }).collect();
+        .enumerate()
+        .map(|(index, text)| {
+            let hash = blake3::hash(text.as_bytes());
+            let numbers = hash.as_bytes()[..DIMENSIONS].iter().map(|byte| f64::from(*byte) / 255.0);
+            json!({ "object": "embedding", "index": index, "embedding": numbers.collect::<Vec<_>>() })
+        })
+        .collect();
     json(
         StatusCode::OK,
         &json!({

@@ -14,10 +14,7 @@ pub(super) fn answer(question: &Question<'_>) -> Response<ResponseBody> {
     if question.stream {
         return event_stream(events(question));
     }
-    json(
-        StatusCode::OK,
-        &response(question, "completed", &[message(&question.reply)]),
-    )
+    json(StatusCode::OK, &response(question, "completed", &[message(&question.reply)]))
 }
 
 fn message(text: &str) -> Value {
@@ -48,17 +45,13 @@ fn events(question: &Question<'_>) -> Vec<Bytes> {
     let mut events = vec![
         json!({ "type": "response.created", "response": response(question, "in_progress", &[]) }),
         json!({ "type": "response.output_item.added", "output_index": 0, "item": begun }),
-        with(
-            &place,
-            json!({ "type": "response.content_part.added", "part": empty }),
-        ),
+        with(&place, json!({ "type": "response.content_part.added", "part": empty })),
     ];
-    events.extend(question.words().map(|word| {
-        with(
-            &place,
-            json!({ "type": "response.output_text.delta", "delta": word, "logprobs": [] }),
-        )
-    }));
+    events.extend(
+        question
+            .words()
+            .map(|word| with(&place, json!({ "type": "response.output_text.delta", "delta": word, "logprobs": [] }))),
+    );
     let done = message(&question.reply);
     let text = &question.reply;
     events.extend([
@@ -68,9 +61,7 @@ fn events(question: &Question<'_>) -> Vec<Bytes> {
         json!({ "type": "response.completed", "response": response(question, "completed", std::slice::from_ref(&done)) }),
     ]);
     let numbered = events.into_iter().enumerate();
-    numbered
-        .map(|(number, event)| frame(number, event))
-        .collect()
+    numbered.map(|(number, event)| frame(number, event)).collect()
 }
 
 fn with(place: &Value, mut event: Value) -> Value {

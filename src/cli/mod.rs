@@ -3,3 +3,4 @@
 //! Prints, and turns errors into exit codes: 0 done, 1 failed, 64 usage, 78 configuration (contract 1). Decides nothing.
 
 pub mod args;
+pub mod sample_backend;

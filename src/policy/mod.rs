@@ -16,3 +16,4 @@ pub mod rejection;
 pub mod resource;
 pub mod route;
 pub mod scope;
+pub mod table;

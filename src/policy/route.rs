@@ -1,18 +1,19 @@
-//! A compiled route and the table that finds it.
+//! A compiled route; the table that finds it is [`super::table`].
 //!
 //! The table is pure and complete: what it does not find is not forwarded. Matching compares segments after percent-decoding
 //! once ([`super::path`]); the octets received are what is forwarded.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 
-use super::path::RequestPath;
 use super::pattern::Pattern;
-use super::rejection::Rejection;
 use super::resource::{Kind, Kinds, LimitedKeys, ValueSource};
 use super::scope::Scope;
+
+pub use super::table::{Conflict, Match, RouteTable};
 
 /// Index of an upstream in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +53,45 @@ pub enum Methods {
     Any,
     /// These; GET also serves HEAD unless another route of the same shape names HEAD.
     Named(Vec<Method>),
+}
+
+impl Methods {
+    /// The methods that `*` is counted under by name; any other is the bounded `*`.
+    pub const KNOWN: [Method; 7] =
+        [Method::DELETE, Method::GET, Method::HEAD, Method::OPTIONS, Method::PATCH, Method::POST, Method::PUT];
+
+    /// Whether a request with `method` may be for such a route, when no other route of the same shape is closer.
+    pub fn takes(&self, method: &Method) -> bool {
+        match self {
+            Self::Any => !matches!(*method, Method::CONNECT | Method::TRACE),
+            Self::Named(named) => named.contains(method) || (*method == Method::HEAD && named.contains(&Method::GET)),
+        }
+    }
+
+    /// `METHOD /template` for every method that it takes by a known name, and the bounded one for the rest.
+    pub fn endpoints(&self, template: &str) -> (Vec<(Method, Arc<str>)>, Arc<str>) {
+        let endpoint = |method: &Method| (method.clone(), format!("{method} {template}").into());
+        let endpoints = match self {
+            Self::Any => Self::KNOWN.iter().map(endpoint).collect(),
+            Self::Named(named) => {
+                let head = (named.contains(&Method::GET) && !named.contains(&Method::HEAD)).then_some(&Method::HEAD);
+                named.iter().chain(head).map(endpoint).collect()
+            }
+        };
+        (endpoints, format!("* {template}").into())
+    }
+}
+
+impl fmt::Display for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Named(named) => {
+                let names: Vec<&str> = named.iter().map(Method::as_str).collect();
+                f.write_str(&names.join("|"))
+            }
+        }
+    }
 }
 
 /// Which values of the request name a resource.
@@ -117,40 +157,41 @@ impl Route {
     pub fn endpoint(&self, method: &Method) -> &Arc<str> {
         self.endpoints.iter().find(|(known, _)| known == method).map_or(&self.other_endpoint, |(_, endpoint)| endpoint)
     }
-}
 
-/// A route that was found, with the variables of its pattern.
-#[derive(Debug, Clone)]
-pub struct Match {
-    /// The route.
-    pub route: Arc<Route>,
-    /// Decoded values of `{name}` and `{*rest}`, in the pattern's order.
-    pub variables: Vec<(Arc<str>, String)>,
-}
-
-impl Match {
-    /// The decoded value of one variable.
-    pub fn variable(&self, name: &str) -> Option<&str> {
-        self.variables.iter().find(|(known, _)| &**known == name).map(|(_, value)| value.as_str())
+    /// As `match:` would say it, groups resolved: `GET|PUT /api/v1/models/{model_id}`.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.methods, self.pattern.template())
     }
 }
 
-/// All routes.
-#[derive(Debug, Default)]
-pub struct RouteTable {
-    routes: Vec<Arc<Route>>,
-}
-
-impl RouteTable {
-    /// All routes, in the order of the file.
-    pub fn routes(&self) -> &[Arc<Route>] {
-        &self.routes
-    }
-
-    /// Finds the route of a request: path and method match, then the leftmost literal wins over `{name}`, that over `{*rest}`,
-    /// then a named method over `*`. The order in the file never matters.
-    pub fn find(&self, method: &Method, path: &RequestPath<'_>) -> Result<Match, Rejection> {
-        let _ = (method, path);
-        Err(Rejection::RouteNotFound)
+#[cfg(test)]
+impl Route {
+    /// A public route from `METHOD[|METHOD…] PATH`, for tests of everything that needs one.
+    pub(crate) fn sample(text: &str) -> Self {
+        let (methods, path) = text.split_once(' ').unwrap();
+        let methods = match methods {
+            "*" => Methods::Any,
+            _ => Methods::Named(methods.split('|').map(|name| name.parse().unwrap()).collect()),
+        };
+        let pattern = Pattern::parse(path).unwrap();
+        let (endpoints, other_endpoint) = methods.endpoints(pattern.template());
+        Self {
+            id: RouteId(0),
+            methods,
+            pattern,
+            access: Access::Public,
+            bindings: Bindings::default(),
+            touches: Kinds::default(),
+            limited_keys: LimitedKeys::Deny,
+            upstream: None,
+            forward_authorization: false,
+            cost: 1,
+            response_timeout: None,
+            idle_timeout: None,
+            body_bytes: None,
+            endpoints,
+            other_endpoint,
+            line: 0,
+        }
     }
 }

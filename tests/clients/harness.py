@@ -99,6 +99,7 @@ class Gateway:
             "SEEME_GATEWAY_UPSTREAM": f"http://{upstream}",
         }
         self.url = f"http://{self.address}"
+        self.backend_url = f"http://{upstream}"
         self.api = f"{self.url}/api/v1/"
         self.account(self.ACCOUNT)
         self.process = Process([self.binary, "run", "-c", str(CONFIG)], folder / "gateway.log", self.environment)

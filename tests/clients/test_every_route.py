@@ -1,5 +1,5 @@
-"""Every call of the published client, line by line of the list of its calls: with the scope it needs, with another, with
-no key at all.
+"""Every call of the published client, line by line of the list of its calls: with the scope it needs, without a key, and
+with a key that may do something else.
 
 Which scope a call needs is written down here once more, on purpose: gateway.yaml is not asked. Who changes a scope there
 has to change it here, and sees what that means for clients.

@@ -28,6 +28,13 @@ def test_constructing_the_client_reads_the_applications_with_any_key(gateway):
     assert all(isinstance(application, seeme.Application) for application in client.applications)
 
 
+def test_the_client_finds_its_key_in_a_dotenv_file(gateway):
+    key = gateway.key("models:read")["key"]
+    lines = ["SEEME_USERNAME=someone", f"SEEME_API_KEY={key}", f"SEEME_BACKEND={gateway.api}"]
+    pathlib.Path(".env").write_text("\n".join(lines))
+    assert seeme.Client().get_models()
+
+
 def test_constructing_the_client_with_an_unknown_key_says_unauthorized(gateway):
     with pytest.raises(requests.HTTPError, match="401 Client Error"):
         sdk(gateway, {"key": "sm_live_thisIsNoKey"})
@@ -39,6 +46,10 @@ def test_a_key_with_models_predict_alone_predicts(gateway, picture):
     assert from_file.inference_items
     from_text = client.predict(MODEL_A, "some text", ApplicationType.TEXT_CLASSIFICATION)
     assert from_text.id
+
+
+def test_the_clients_own_name_for_predicting_is_as_good(gateway, picture):
+    assert sdk(gateway, gateway.key("inferences:create")).predict(MODEL_A, picture).inference_items
 
 
 def test_a_key_with_models_predict_alone_is_told_which_scope_listing_needs(gateway):
@@ -79,13 +90,15 @@ def test_a_disabled_key_is_refused_and_works_again_once_enabled(gateway):
     assert eventually(lambda: status(client) == 200)
 
 
-def test_models_are_uploaded_and_downloaded_whole(gateway, tmp_path):
+def test_a_model_is_uploaded_and_downloaded_as_the_backend_has_it(gateway, tmp_path):
     key = gateway.key("models:read", "models:upload")
     client = sdk(gateway, key)
     (tmp_path / "export.pkl").write_bytes(bytes(2_000_000))
     assert client.upload_model(MODEL_A, folder=str(tmp_path), filename="export.pkl")
     client.download_active_model(client.get_model(MODEL_A), download_folder=str(tmp_path / "got"))
-    assert any(file.stat().st_size for file in pathlib.Path(tmp_path / "got").iterdir())
+    (downloaded,) = (tmp_path / "got").iterdir()
+    direct = requests.get(f"{gateway.backend_url}/api/v1/models/{MODEL_A}/download/pkl")
+    assert downloaded.read_bytes() == direct.content != b""
 
 
 def test_logging_in_needs_no_key(gateway):

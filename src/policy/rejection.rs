@@ -78,6 +78,11 @@ impl Rejection {
         Self::BadRequest(what.into())
     }
 
+    /// The message itself was not acceptable: nothing more is read from such a connection.
+    pub const fn is_malformed(&self) -> bool {
+        matches!(self, Self::BadRequest(_) | Self::HeadersTooLarge | Self::UriTooLong)
+    }
+
     /// How this refusal is told to the client.
     pub fn problem(&self) -> Problem {
         match self {

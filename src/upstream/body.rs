@@ -45,6 +45,11 @@ impl Progress {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Counts bytes that were read elsewhere.
+    pub fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Grows with each frame: a wait that sees it move starts over.
     pub fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)

@@ -1,0 +1,282 @@
+//! The composition root: a [`Config`] in, a running gateway out, and the way down again.
+//!
+//! The order matters: a gateway registers with the store **before** it accepts, so that whoever revokes a key knows whom to
+//! wait for; on the way down it stops accepting, finishes what is in flight, gives its leases back, writes its usage and says
+//! goodbye.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::admin::{self, Admin};
+use crate::auth::Authenticator;
+use crate::clock::{Clock, SystemClock};
+use crate::config::model::{Config, StoreUrl};
+use crate::gateway::Shared;
+use crate::gateway::context::IdSource;
+use crate::limit::{Limiter, LimiterConfig};
+use crate::management::Management;
+use crate::server::{BindError, Drain, Listeners, Workers};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{FeedItem, ReplicaId, Store, StoreError};
+use crate::telemetry::Metrics;
+use crate::telemetry::access_log::AccessLog;
+use crate::usage::Usage;
+
+/// How often a gateway tells the store that it lives (contract 6).
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// A silence longer than this and a replica is no longer counted as live.
+const LIVE: Duration = Duration::from_secs(2);
+/// How often caches and metrics are tidied.
+const MAINTENANCE: Duration = Duration::from_secs(5);
+/// How often old usage is forgotten.
+const SWEEP: Duration = Duration::from_secs(3600);
+/// What SIGTERM leaves the store for the last usage and leases.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The public listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin listener.
+    #[error("cannot listen on {0} (listen.admin.address): {1}")]
+    Admin(SocketAddr, std::io::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Threads or runtimes.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Opens the store that a configuration names.
+pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+    match &config.store.url {
+        StoreUrl::Sqlite(path) => Ok(SqliteStore::open(path)?),
+    }
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct App {
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    replica: ReplicaId,
+    admin: Arc<Admin>,
+    drain: Drain,
+    workers: Workers,
+    /// Everything that is not on the data path: the change feed, heartbeats, flushes, the admin listener.
+    control: Runtime,
+    tasks: Vec<JoinHandle<()>>,
+    log_thread: Option<std::thread::JoinHandle<()>>,
+    /// Where clients reach it.
+    pub public: SocketAddr,
+    /// Where operators reach it.
+    pub admin_address: SocketAddr,
+}
+
+impl App {
+    /// Starts everything. When this returns, requests are served.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
+        let store = open_store(&config)?;
+        let listeners = Listeners::bind(config.listen.public, config.workers)?;
+        let admin_listener = control
+            .block_on(admin::bind(config.listen.admin))
+            .map_err(|error| StartError::Admin(config.listen.admin, error))?;
+        let (public, admin_address) = (listeners.address, admin_listener.local_addr()?);
+        let (log, log_thread) = AccessLog::start(config.log)?;
+
+        let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
+        let name = format!("{}/{public}", host_name());
+        // Subscribe, then register: no change can fall between the two.
+        let feed = store.subscribe();
+        control.block_on(store.register(replica.clone(), name.clone()))?;
+
+        let shared = share(config, &store, &replica, log, &control);
+        let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone()));
+        let drain = Drain::new();
+        let mut tasks = background(&shared, &store, &replica, name, &admin, feed, &control);
+        tasks.push(control.spawn(admin::serve(admin.clone(), admin_listener)));
+        let workers = Workers::start(listeners, &shared, &drain)?;
+        admin.set_ready(true);
+        tracing::info!(%public, admin = %admin_address, workers = shared.config.workers, "serving");
+        Ok(Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, public, admin_address })
+    }
+
+    /// Drains and stops: not ready, no new connections, requests in flight finished, leases and usage in the store.
+    pub fn stop(self) {
+        let Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, .. } = self;
+        admin.set_ready(false);
+        std::thread::sleep(shared.config.drain.delay);
+        tracing::info!("draining");
+        drain.start();
+        workers.join();
+        control.block_on(async {
+            let goodbye = async {
+                shared.limiter.shutdown().await;
+                while let Err(error) = shared.usage.flush().await {
+                    tracing::warn!(%error, "usage is not written yet");
+                    sleep(Duration::from_millis(100)).await;
+                }
+                store.deregister(replica).await
+            };
+            match timeout(GOODBYE, goodbye).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "no goodbye"),
+                Err(_elapsed) => tracing::error!("the store did not take the last usage in time; some of it is lost"),
+            }
+        });
+        tasks.iter().for_each(JoinHandle::abort);
+        shared.log.flush();
+        drop(log_thread);
+        control.shutdown_timeout(Duration::from_secs(1));
+        tracing::info!("stopped");
+    }
+}
+
+fn share(config: Config, store: &Arc<dyn Store>, replica: &ReplicaId, log: AccessLog, control: &Runtime) -> Arc<Shared> {
+    let config = Arc::new(config);
+    let clock = SystemClock::shared();
+    let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
+    let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+    let metrics = Arc::new(Metrics::new(templates, &names));
+    let limiter = Limiter::new(
+        store.clone(),
+        clock.clone(),
+        LimiterConfig { timeout: config.store.timeout, outage: config.store.outage_quota },
+        control.handle().clone(),
+    );
+    let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone()));
+    Arc::new(Shared {
+        auth: Authenticator::new(store.clone(), config.clone(), clock.clone(), metrics.clone()),
+        management: Management::new(store.clone(), config.clone(), clock.clone()),
+        inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
+        ids: IdSource::new(),
+        limiter,
+        usage,
+        metrics,
+        log,
+        clock,
+        config,
+    })
+}
+
+/// Everything that runs beside the requests.
+fn background(
+    shared: &Arc<Shared>,
+    store: &Arc<dyn Store>,
+    replica: &ReplicaId,
+    name: String,
+    admin: &Arc<Admin>,
+    feed: crate::store::ChangeFeed,
+    control: &Runtime,
+) -> Vec<JoinHandle<()>> {
+    let (s, st, r) = (shared.clone(), store.clone(), replica.clone());
+    let follow = control.spawn(follow_changes(s, st, r, feed));
+    let (s, st, r, a) = (shared.clone(), store.clone(), replica.clone(), admin.clone());
+    let heartbeat = control.spawn(keep_alive(s, st, r, name, a));
+    let s = shared.clone();
+    let flush = control.spawn(every(shared.config.usage.flush, move || {
+        let s = s.clone();
+        async move {
+            if let Err(error) = s.usage.flush().await {
+                tracing::debug!(%error, "usage waits");
+            }
+        }
+    }));
+    let s = shared.clone();
+    let tidy = control.spawn(every(MAINTENANCE, move || {
+        let s = s.clone();
+        async move {
+            s.auth.maintain();
+            s.metrics.handle().run_upkeep();
+        }
+    }));
+    let (st, retention) = (store.clone(), shared.config.usage.retention);
+    let sweep = control.spawn(every(SWEEP, move || {
+        let st = st.clone();
+        async move {
+            if let Err(error) = st.sweep(retention).await {
+                tracing::warn!(%error, "old usage could not be forgotten");
+            }
+        }
+    }));
+    vec![follow, heartbeat, flush, tidy, sweep]
+}
+
+async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() -> F) {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        work().await;
+    }
+}
+
+/// Applies changes in order, then tells the store that nothing older is served any more.
+async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: ReplicaId, mut feed: crate::store::ChangeFeed) {
+    shared.metrics.change_feed_up.set(1.0);
+    while let Some(item) = feed.recv().await {
+        shared.auth.apply(&item);
+        shared.limiter.apply(&item);
+        let revision = match &item {
+            FeedItem::Changes(revision, _) | FeedItem::Restored(revision) => *revision,
+            FeedItem::Lost => {
+                tracing::warn!("changes of other gateways no longer arrive; cached keys are re-checked");
+                shared.metrics.change_feed_up.set(0.0);
+                continue;
+            }
+        };
+        shared.metrics.change_feed_up.set(1.0);
+        let concerns_keys = match &item {
+            FeedItem::Changes(_, changes) => changes.iter().any(|c| !matches!(c, crate::store::Change::Recall(..))),
+            _ => true,
+        };
+        if concerns_keys && let Err(error) = store.acknowledge(replica.clone(), revision).await {
+            tracing::warn!(%error, "a change could not be acknowledged");
+        }
+    }
+}
+
+/// Heartbeats; and what follows from their answers: who else lives, and whether the store can be asked at all.
+async fn keep_alive(shared: Arc<Shared>, store: Arc<dyn Store>, replica: ReplicaId, name: String, admin: Arc<Admin>) {
+    let beat = || async {
+        let alive = store.heartbeat(replica.clone()).await?;
+        if !alive {
+            // Somebody took us for dead: whatever was revoked since then, we may have missed.
+            let revision = store.register(replica.clone(), name.clone()).await?;
+            shared.auth.apply(&FeedItem::Restored(revision));
+        }
+        store.replicas().await
+    };
+    let mut ticks = interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match beat().await {
+            Ok(replicas) => {
+                let live = replicas.iter().filter(|other| other.heartbeat_age < LIVE).count().max(1);
+                shared.auth.contact(shared.clock.mono());
+                shared.limiter.set_live_replicas(live as u32);
+                shared.metrics.replicas.set(live as f64);
+                admin.set_degraded(false);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no heartbeat");
+                admin.set_degraded(true);
+            }
+        }
+    }
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}

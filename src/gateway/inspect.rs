@@ -1,0 +1,78 @@
+//! Reading a bound value from a request body: only for keys that are limited in that dimension, bounded in bytes and memory,
+//! and forwarded byte for byte afterwards (contract 2, "Values").
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_ENCODING;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::context::{Inbound, RequestRecord};
+use super::{Gateway, GatewayError, head};
+use crate::policy::access::{Scoped, Values};
+use crate::policy::rejection::Rejection;
+use crate::policy::resource::ValueSource;
+use crate::policy::route::Match;
+use crate::policy::values::bound_values;
+use crate::upstream::BodyError;
+
+impl Gateway {
+    /// What the request names; and its body, if it had to be read for that.
+    pub(super) async fn bound_values(
+        &self,
+        found: &Match,
+        scoped: &Scoped,
+        inbound: &mut Inbound,
+        record: &mut RequestRecord,
+    ) -> Result<(Values, Option<Bytes>), GatewayError> {
+        let held = if scoped.must_inspect(&found.route, |source| matches!(source, ValueSource::Body(_))) {
+            Some(self.hold(found, inbound, record).await?)
+        } else {
+            None
+        };
+        let values = bound_values(found, scoped, inbound.head.uri.query(), &inbound.head.headers, held.as_deref())?;
+        Ok((values, held))
+    }
+
+    /// Reads the whole body into memory, within `limits.inspect_bytes` for itself and `limits.inspect_total` for all.
+    async fn hold(&self, found: &Match, inbound: &mut Inbound, record: &mut RequestRecord) -> Result<Bytes, GatewayError> {
+        let limits = &self.shared.config.limits;
+        if inbound.head.headers.contains_key(CONTENT_ENCODING) {
+            return Err(Rejection::UnsupportedEncoding.into());
+        }
+        let route_limit = head::body_limit(&found.route, limits).unwrap_or(u64::MAX);
+        let limit = route_limit.min(limits.inspect_bytes as u64);
+        head::check_declared_body(&inbound.head, Some(limit))?;
+        // As much as it may become: a body that does not say its length could grow to the limit.
+        let room = head::declared_length(&inbound.head).unwrap_or(limit).min(limit);
+        let reserved = u32::try_from(room).unwrap_or(u32::MAX);
+        let _reserved = self.shared.inspection.try_acquire_many(reserved).map_err(|_| GatewayError::Overloaded)?;
+        let Some(body) = inbound.body.as_mut() else { return Ok(Bytes::new()) };
+        let held = read(body, limit, self.shared.config.timeouts.body_idle).await;
+        if !matches!(held, Err(GatewayError::RequestBody(BodyError::TooLarge, _))) {
+            inbound.body = None;
+        }
+        let held = held?;
+        record.held(held.len() as u64);
+        Ok(held)
+    }
+}
+
+/// Reads a body up to a limit, waiting only so long between two parts of it.
+pub(super) async fn read(body: &mut Incoming, limit: u64, idle: std::time::Duration) -> Result<Bytes, GatewayError> {
+    let mut held = BytesMut::new();
+    loop {
+        match timeout(idle, body.frame()).await {
+            Err(_elapsed) => return Err(GatewayError::RequestBody(BodyError::Idle, None)),
+            Ok(None) => return Ok(held.freeze()),
+            Ok(Some(Err(_))) => return Err(GatewayError::RequestBody(BodyError::Broken, None)),
+            Ok(Some(Ok(frame))) => {
+                let Ok(data) = frame.into_data() else { continue };
+                if (held.len() + data.len()) as u64 > limit {
+                    return Err(GatewayError::RequestBody(BodyError::TooLarge, Some(limit)));
+                }
+                held.extend_from_slice(&data);
+            }
+        }
+    }
+}

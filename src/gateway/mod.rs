@@ -1,0 +1,275 @@
+//! The life of a request, on one screen.
+//!
+#![doc = include_str!("../life_of_a_request.md")]
+
+pub mod context;
+mod head;
+mod inspect;
+mod management;
+pub mod respond;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::auth::{Authenticator, StoreUnavailable};
+use crate::clock::Clock;
+use crate::config::model::Config;
+use crate::limit::{LimitError, Limiter, Permit};
+use crate::management::Management;
+use crate::policy::access::Authenticated;
+use crate::policy::credential::Credential;
+use crate::policy::headers::{self, Origin};
+use crate::policy::key::Environment;
+use crate::policy::rejection::{Problem, Rejection};
+use crate::policy::route::{Access, Route};
+use crate::telemetry::Metrics;
+use crate::telemetry::access_log::AccessLog;
+use crate::upstream::{BodyError, Forwarding, RequestBody, UpstreamError, Upstreams};
+use crate::usage::Usage;
+
+use context::{ConnInfo, IdSource, Inbound, RequestRecord};
+use respond::{ProxyBody, RecordedBody};
+
+/// What all workers of one process share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Keys.
+    pub auth: Authenticator,
+    /// Quotas.
+    pub limiter: Arc<Limiter>,
+    /// Counters.
+    pub usage: Arc<Usage>,
+    /// The management API.
+    pub management: Management,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The access log.
+    pub log: AccessLog,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Request ids.
+    pub ids: IdSource,
+    /// Bytes of request bodies that may be held for inspection, all together.
+    pub inspection: tokio::sync::Semaphore,
+}
+
+/// The gateway, as one worker runs it.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    upstreams: Upstreams,
+}
+
+/// Everything that ends a request before its answer comes from the upstream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GatewayError {
+    /// A decision.
+    Rejected(Rejection),
+    /// A refusal of the management API.
+    Problem(Problem),
+    /// The store could not be asked about a key or a lease.
+    StoreUnavailable,
+    /// No memory left for inspecting bodies.
+    Overloaded,
+    /// The client's body failed while it was read here; the limit it passed, if it was too large.
+    RequestBody(BodyError, Option<u64>),
+    /// The upstream.
+    Upstream(UpstreamError),
+}
+
+impl Gateway {
+    /// A gateway for one worker.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let upstreams = Upstreams::new(&shared.config.upstreams, shared.metrics.clone());
+        Self { shared, upstreams }
+    }
+
+    /// One request, from its head to the answer. The record it leaves ends with the answer's body.
+    pub async fn handle(&self, conn: &Arc<ConnInfo>, request: Request<Incoming>) -> Result<Response<RecordedBody>, Infallible> {
+        let (head, body) = request.into_parts();
+        let mut inbound = Inbound { head, body: Some(body) };
+        let mut record = Box::new(RequestRecord::start(&self.shared, conn, &inbound.head));
+        let response = match self.serve(conn, &mut inbound, &mut record).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.identify(&inbound, &mut record).await;
+                respond::render(error, conn, &mut inbound, &mut record)
+            }
+        };
+        Ok(respond::attach(response, record))
+    }
+
+    /// The order is that of contract 4 and never changes.
+    async fn serve(
+        &self,
+        conn: &ConnInfo,
+        inbound: &mut Inbound,
+        record: &mut RequestRecord,
+    ) -> Result<Response<ProxyBody>, GatewayError> {
+        let config = &self.shared.config;
+        let path = head::check(&inbound.head, &config.limits)?;
+        if let Some(call) = self.shared.management.recognise(&inbound.head.method, &path) {
+            return self.manage(call, conn, inbound, record).await;
+        }
+        let found = config.routes.find(&inbound.head.method, &path)?;
+        record.matched(&found.route);
+        head::check_declared_body(&inbound.head, head::body_limit(&found.route, &config.limits))?;
+        let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
+        let key = self.authenticate(credential, &found.route, record).await?;
+        let scoped = key.check_scope(&found.route)?;
+        let (values, held) = self.bound_values(&found, &scoped, inbound, record).await?;
+        let grant = scoped.check_resources(found, values)?;
+        let permit = self.shared.limiter.admit(grant).await?;
+        self.forward(permit, held, conn, inbound, record).await
+    }
+
+    /// Cache, then store; then whether the key is in force. A public route needs none and checks none.
+    async fn authenticate(
+        &self,
+        credential: Credential,
+        route: &Route,
+        record: &mut RequestRecord,
+    ) -> Result<Authenticated, GatewayError> {
+        let Credential::Key(hash) = credential else {
+            return match (&route.access, credential) {
+                (Access::Public, _) => Ok(Authenticated::anonymous()),
+                (_, Credential::Absent) => Err(Rejection::MissingKey.into()),
+                _ => Err(Rejection::InvalidKey.into()),
+            };
+        };
+        record.secret = Some(hash);
+        let found = self.shared.auth.look_up(hash).await;
+        if route.access == Access::Public {
+            // Only to be counted.
+            record.key = found.unwrap_or_default();
+            return Ok(Authenticated::anonymous());
+        }
+        let profile = found?.ok_or(Rejection::InvalidKey)?;
+        record.key = Some(profile.clone());
+        Ok(Authenticated::check(profile, record.time())?)
+    }
+
+    /// A request that was refused before its key was looked at is counted all the same, if it carries a known one.
+    async fn identify(&self, inbound: &Inbound, record: &mut RequestRecord) {
+        if record.secret.is_none()
+            && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, self.shared.config.key_shape)
+        {
+            record.secret = Some(hash);
+            record.key = self.shared.auth.look_up(hash).await.unwrap_or_default();
+        }
+    }
+
+    /// Sends an admitted request to its upstream. Takes a [`Permit`]: what was not decided cannot be forwarded.
+    async fn forward(
+        &self,
+        permit: Permit,
+        held: Option<Bytes>,
+        conn: &ConnInfo,
+        inbound: &mut Inbound,
+        record: &mut RequestRecord,
+    ) -> Result<Response<ProxyBody>, GatewayError> {
+        let (config, grant) = (&self.shared.config, permit.grant());
+        let route = grant.route();
+        let upstream = config.upstream_of(route, grant.environment());
+        record.admitted(route, grant.values());
+        let origin = Origin {
+            client: &conn.client_value,
+            forwarded_node: &conn.forwarded_node,
+            version: inbound.head.version,
+            request_id: record.request_id_value(),
+            traceparent: record.traceparent(),
+        };
+        let mut fields = std::mem::take(&mut inbound.head.headers);
+        let profile = grant.profile().map(|profile| &**profile);
+        headers::for_upstream(&mut fields, &origin, profile, permit.quota(), route.forward_authorization);
+        let body = self.request_body(held, route, inbound, record);
+        let request = head::for_upstream(&inbound.head, fields, body, self.upstreams.authority(upstream));
+
+        let sent = self.shared.clock.mono();
+        record.forwarded = Some((self.upstreams.name(upstream).clone(), sent));
+        let limits = Forwarding {
+            response: route.response_timeout.unwrap_or(config.timeouts.response),
+            idle: route.idle_timeout.unwrap_or(config.timeouts.idle),
+        };
+        let progress = record.progress.clone();
+        let answer = self.upstreams.forward(upstream, request, &progress, limits).await;
+        let waited = self.shared.clock.mono().since(sent).as_secs_f64();
+        record.upstream_ms = Some(waited * 1000.0);
+        self.shared.metrics.upstreams[upstream.0].duration.record(waited);
+        let answer = answer.map_err(|error| self.upstream_failed(error, upstream.0, route))?;
+
+        let mut response = answer.map(ProxyBody::Upstream);
+        headers::for_client(response.headers_mut(), origin.request_id, permit.quota());
+        Ok(response)
+    }
+
+    /// The body to forward: held already, or streamed within the route's limits.
+    fn request_body(&self, held: Option<Bytes>, route: &Route, inbound: &mut Inbound, record: &RequestRecord) -> RequestBody {
+        let config = &self.shared.config;
+        match (held, inbound.body.take()) {
+            (Some(held), _) => RequestBody::Held(held),
+            (None, Some(body)) => {
+                let limit = head::body_limit(route, &config.limits);
+                RequestBody::stream(body, limit, config.timeouts.body_idle, record.progress.clone())
+            }
+            (None, None) => RequestBody::Empty,
+        }
+    }
+
+    fn upstream_failed(&self, error: UpstreamError, upstream: usize, route: &Route) -> GatewayError {
+        match error {
+            UpstreamError::RequestBody(error) => GatewayError::RequestBody(error, head::body_limit(route, &self.shared.config.limits)),
+            error => {
+                let error = GatewayError::Upstream(error);
+                self.shared.metrics.upstream_error(upstream, error.problem().code);
+                error
+            }
+        }
+    }
+
+    /// Housekeeping of this worker, every few seconds.
+    pub fn maintain(&self) {
+        self.upstreams.prune();
+    }
+
+    /// What all workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Config {
+    /// The route's own upstream, or the one of the key's environment.
+    fn upstream_of(&self, route: &Route, environment: Environment) -> crate::policy::route::UpstreamId {
+        let by_environment = || self.environments.map(|environments| environments.of(environment));
+        // Compiled so that one of them is there; the first upstream is the only one otherwise.
+        route.upstream.or_else(by_environment).unwrap_or(crate::policy::route::UpstreamId(0))
+    }
+}
+
+impl From<Rejection> for GatewayError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<StoreUnavailable> for GatewayError {
+    fn from(_: StoreUnavailable) -> Self {
+        Self::StoreUnavailable
+    }
+}
+
+impl From<LimitError> for GatewayError {
+    fn from(error: LimitError) -> Self {
+        match error {
+            LimitError::Rejected(rejection) => Self::Rejected(rejection),
+            LimitError::StoreUnavailable => Self::StoreUnavailable,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The only place where an error becomes HTTP, and the body type that every answer has.
+//!
+//! Refusals are problem+json (RFC 9457) with the short reason as the HTTP/1.1 reason phrase: that phrase is all that users of
+//! some clients ever see. Nothing here decides.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
+use serde_json::json;
+
+use super::GatewayError;
+use super::context::{ConnInfo, Inbound, RequestRecord};
+use crate::policy::headers::{X_REQUEST_ID, set_quota};
+use crate::policy::quota::QuotaState;
+use crate::policy::rejection::{Problem, Rejection};
+use crate::upstream::{BodyError, UpstreamBody, UpstreamError};
+
+/// The body of an answer. Concrete, so that nothing is boxed on the way.
+#[derive(Debug)]
+pub enum ProxyBody {
+    /// Our own words.
+    Own(Bytes),
+    /// The upstream's, as it comes.
+    Upstream(UpstreamBody),
+}
+
+/// A body with the record of its request, which ends when the body does, however that is.
+#[derive(Debug)]
+pub struct RecordedBody {
+    body: ProxyBody,
+    record: Box<RequestRecord>,
+}
+
+/// Hangs the record on the answer.
+pub fn attach(response: Response<ProxyBody>, mut record: Box<RequestRecord>) -> Response<RecordedBody> {
+    record.status = response.status().as_u16();
+    response.map(|body| RecordedBody { body, record })
+}
+
+impl Body for RecordedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.body {
+            ProxyBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            ProxyBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            ProxyBody::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => this.record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
+            // Past the head no other answer can be given: the connection breaks, and the log says who broke it.
+            Poll::Ready(Some(Err(_))) => {
+                this.record.status = StatusCode::BAD_GATEWAY.as_u16();
+                this.record.code = Some("upstream_broke_off");
+                this.record.complete = true;
+            }
+            Poll::Ready(None) => this.record.complete = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            ProxyBody::Own(bytes) => bytes.is_empty(),
+            ProxyBody::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            ProxyBody::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            ProxyBody::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for RecordedBody {
+    fn drop(&mut self) {
+        // hyper does not poll a body that says it is at its end; for HEAD it polls none at all.
+        if self.is_end_stream() || self.record.is_head() {
+            self.record.complete = true;
+        }
+    }
+}
+
+/// Renders an error as the answer to a request.
+pub fn render(error: GatewayError, conn: &ConnInfo, inbound: &mut Inbound, record: &mut RequestRecord) -> Response<ProxyBody> {
+    let problem = error.problem();
+    record.code = Some(problem.code);
+    let mut headers = HeaderMap::new();
+    let quota = match &error {
+        GatewayError::Rejected(Rejection::RateLimited(state)) => Some(state),
+        _ => None,
+    };
+    if let Some(state) = quota {
+        set_quota(&mut headers, state);
+    }
+    if let GatewayError::Rejected(Rejection::MethodNotAllowed(allow)) = &error {
+        insert(&mut headers, ALLOW, allow);
+    }
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(challenge) = &problem.challenge {
+        insert(&mut headers, WWW_AUTHENTICATE, challenge);
+    }
+    refuse_body(conn, inbound, matches!(&error, GatewayError::Rejected(r) if r.is_malformed()), &mut headers);
+    problem_response(&problem, quota, record, headers)
+}
+
+fn insert(headers: &mut HeaderMap, name: http::HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
+
+/// A problem document with its reason phrase.
+pub fn problem_response(
+    problem: &Problem,
+    quota: Option<&QuotaState>,
+    record: &RequestRecord,
+    headers: HeaderMap,
+) -> Response<ProxyBody> {
+    let mut document = json!({
+        "type": format!("urn:seeme:gateway:{}", problem.code),
+        "title": problem.message,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "message": problem.message,
+        "request_id": &*record.request_id,
+    });
+    if let Some(state) = quota {
+        let names = [(state.violated.minute, "minute"), (state.violated.day, "day")];
+        let violated: Vec<&str> = names.iter().filter(|(violated, _)| *violated).map(|(_, name)| *name).collect();
+        document["type"] = "https://iana.org/assignments/http-problem-types#quota-exceeded".into();
+        document["violated-policies"] = violated.into();
+    }
+    let mut response = Response::new(ProxyBody::Own(Bytes::from(document.to_string())));
+    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = headers;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_REQUEST_ID, record.request_id_value());
+    if let Ok(reason) = ReasonPhrase::try_from(problem.message.as_bytes()) {
+        response.extensions_mut().insert(reason);
+    }
+    response
+}
+
+/// A body this small is read and thrown away, so that the connection can serve on.
+const SMALL_BODY: u64 = 64 * 1024;
+/// How long that may take.
+const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Decides what becomes of a body that nobody will read: a small one is discarded, else the connection closes slowly.
+fn refuse_body(conn: &ConnInfo, inbound: &mut Inbound, malformed: bool, headers: &mut HeaderMap) {
+    let body = inbound.body.take().filter(|body| !body.is_end_stream());
+    if body.is_none() && !malformed {
+        return;
+    }
+    let small = super::head::declared_length(&inbound.head).is_some_and(|length| length <= SMALL_BODY);
+    match body {
+        // Reading would make hyper send `100 Continue` for a body that is refused.
+        Some(body) if small && !malformed && !inbound.head.headers.contains_key(EXPECT) => {
+            tokio::spawn(tokio::time::timeout(DISCARD_PATIENCE, discard(body)));
+        }
+        _ => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            conn.linger();
+        }
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+impl GatewayError {
+    /// How this error is told to the client.
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::Rejected(rejection) => rejection.problem(),
+            Self::Problem(problem) => problem.clone(),
+            Self::StoreUnavailable => own(503, "store_unavailable", "Key store unavailable", "The gateway cannot check the key right now. Try again shortly."),
+            Self::Overloaded => own(503, "overloaded", "Gateway overloaded", "Too many request bodies are being inspected. Try again shortly."),
+            Self::Upstream(UpstreamError::Unreachable) => own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend."),
+            Self::Upstream(UpstreamError::Malformed) => own(502, "upstream_unreachable", "Upstream broke off", "The backend closed the connection or did not answer in HTTP."),
+            Self::Upstream(UpstreamError::Timeout) => own(504, "upstream_timeout", "Upstream timed out", "The backend did not answer in time."),
+            Self::Upstream(UpstreamError::RequestBody(error)) => Self::RequestBody(*error, None).problem(),
+            Self::RequestBody(BodyError::Idle, _) => own(408, "request_timeout", "Request body timed out", "No data for too long."),
+            Self::RequestBody(BodyError::TooLarge, limit) => Rejection::BodyTooLarge(limit.unwrap_or_default()).problem(),
+            Self::RequestBody(BodyError::Broken, _) => Rejection::bad_request("Request body broke off").problem(),
+        }
+    }
+
+    /// `Retry-After`, for the 503s.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::StoreUnavailable | Self::Overloaded => Some(1),
+            Self::Problem(problem) if problem.status == 503 => Some(1),
+            _ => None,
+        }
+    }
+}
+
+fn own(status: u16, code: &'static str, message: &'static str, detail: &'static str) -> Problem {
+    Problem { status, code, message: Cow::Borrowed(message), detail: Cow::Borrowed(detail), challenge: None }
+}

@@ -1,0 +1,119 @@
+//! One client connection: hyper over a socket that knows how long it has been waiting and how to close slowly.
+//!
+//! Timeouts of the head and of an idle connection are not timers but a note of when the phase began; the worker's sweep reads
+//! it. So a request arms no timer, and ten thousand idle connections cost one short loop.
+
+use std::io::IoSlice;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
+
+use crate::clock::Clock;
+use crate::gateway::Gateway;
+use crate::gateway::context::ConnInfo;
+
+/// How long a client may go on sending after a refusal before the socket closes under it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Serves one connection to its end, or until `draining` and the requests in flight are answered.
+pub(super) async fn serve(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    conn: Arc<ConnInfo>,
+    mut draining: watch::Receiver<bool>,
+) {
+    let shared = gateway.shared();
+    let limits = &shared.config.limits;
+    let io = ClientIo { stream: TokioIo::new(stream), conn: conn.clone(), clock: shared.clock.clone(), linger: None };
+    let mut builder = http1::Builder::new();
+    builder
+        // Heads beyond our own limits are still parsed, up to a margin, so that the answer can say what is wrong.
+        .max_headers(limits.header_count * 2)
+        .max_buf_size((limits.header_bytes + limits.uri_bytes + 16 * 1024).max(64 * 1024));
+    let service = service_fn(|request| {
+        let (gateway, conn) = (gateway.clone(), conn.clone());
+        async move { gateway.handle(&conn, request).await }
+    });
+    let mut connection = pin!(builder.serve_connection(io, service));
+    tokio::select! {
+        ended = connection.as_mut() => return log_end(ended),
+        _ = draining.wait_for(|draining| *draining) => connection.as_mut().graceful_shutdown(),
+    }
+    log_end(connection.await);
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client connection ended");
+    }
+}
+
+/// The client's socket. Notes progress; closes slowly when asked to.
+struct ClientIo {
+    stream: TokioIo<TcpStream>,
+    conn: Arc<ConnInfo>,
+    clock: Arc<dyn Clock>,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl Read for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.conn.received(self.clock.mono());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// With a refused body unread, closing at once would reset the connection and could destroy the answer on its way: close
+    /// our side, then read on until the client closes too or has had its time (RFC 9112 section 9.6).
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        if !self.conn.must_linger() {
+            return Poll::Ready(Ok(()));
+        }
+        let this = &mut *self;
+        let timer = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut scratch = [0; 16 * 1024];
+        loop {
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buf = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(this.stream.inner_mut()).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Sockets, threads and the way out: one worker per core, each with its own listener.
+//!
+//! A worker is a thread with a current-thread runtime, an SO_REUSEPORT listener and its own upstream pool: a request lives and
+//! dies on one core. Nothing here looks at what a request says.
+
+mod connection;
+mod listener;
+mod worker;
+
+pub use listener::{BindError, Listeners};
+pub use worker::{Drain, Workers};

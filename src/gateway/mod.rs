@@ -121,8 +121,8 @@ impl Gateway {
         record.matched(&found.route);
         head::check_declared_body(&inbound.head, head::body_limit(&found.route, &config.limits))?;
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
-        let key = self.authenticate(credential, &found.route, record).await?;
-        let scoped = key.check_scope(&found.route)?;
+        let key = self.authenticate(credential, &found.route.access, record).await?;
+        let scoped = key.check_scope(&found.route.access)?;
         let (values, held) = self.bound_values(&found, &scoped, inbound, record).await?;
         let grant = scoped.check_resources(found, values)?;
         let permit = self.shared.limiter.admit(grant).await?;
@@ -133,11 +133,11 @@ impl Gateway {
     async fn authenticate(
         &self,
         credential: Credential,
-        route: &Route,
+        access: &Access,
         record: &mut RequestRecord,
     ) -> Result<Authenticated, GatewayError> {
         let Credential::Key(hash) = credential else {
-            return match (&route.access, credential) {
+            return match (access, credential) {
                 (Access::Public, _) => Ok(Authenticated::anonymous()),
                 (_, Credential::Absent) => Err(Rejection::MissingKey.into()),
                 _ => Err(Rejection::InvalidKey.into()),
@@ -145,7 +145,7 @@ impl Gateway {
         };
         record.secret = Some(hash);
         let found = self.shared.auth.look_up(hash).await;
-        if route.access == Access::Public {
+        if *access == Access::Public {
             // Only to be counted.
             record.key = found.unwrap_or_default();
             return Ok(Authenticated::anonymous());

@@ -64,12 +64,12 @@ impl Authenticated {
         self.0.as_ref()
     }
 
-    /// Checks the scope of a route.
-    pub fn check_scope(self, route: &Route) -> Result<Scoped, Rejection> {
+    /// Checks what a route, or a management call, asks for.
+    pub fn check_scope(self, access: &Access) -> Result<Scoped, Rejection> {
         let Some(profile) = &self.0 else {
-            return if route.access == Access::Public { Ok(Scoped(None)) } else { Err(Rejection::MissingKey) };
+            return if *access == Access::Public { Ok(Scoped(None)) } else { Err(Rejection::MissingKey) };
         };
-        let missing = match &route.access {
+        let missing = match access {
             Access::Public | Access::Authenticated => None,
             Access::AnyScope(scopes) if scopes.iter().any(|scope| profile.grants.allows(scope)) => None,
             Access::AnyScope(scopes) => Some(MissingScope::AnyOf(scopes.clone())),

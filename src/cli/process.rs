@@ -1,0 +1,33 @@
+//! What the process promises about itself: where its diagnostics go, and that no secret leaves with a crash.
+
+use std::panic::PanicHookInfo;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use tracing::Level;
+
+use crate::telemetry::redact;
+
+/// Diagnostics as lines on stderr; stdout belongs to the request log and to what commands print.
+pub(super) fn log_to_stderr(level: Level) {
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).finish();
+    // A second call, in a test, finds the first one's subscriber in place: that is fine.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// No memory image of this process is ever written: it holds keys of requests in flight.
+///
+/// The limit stops core files; the dumpable flag also stops those that the kernel pipes to a program, which ignore the limit.
+pub(super) fn forbid_core_dumps() {
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
+/// A panic is one redacted line, not a message that may quote what a client sent.
+pub(super) fn redact_panics() {
+    std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(%place, "panic: {}", redact::keys(text.unwrap_or("(no message)")));
+    }));
+}

@@ -267,6 +267,8 @@ pub enum LogFormat {
 pub struct RouteTest {
     /// Where it stands: line of the file.
     pub line: usize,
+    /// Column of the file.
+    pub column: usize,
     /// Place in the file, such as `tests[0]`.
     pub place: String,
     /// Method of the request.

@@ -54,8 +54,8 @@ impl Scope {
         matches!(&*self.0, "*" | "*:*")
     }
 
-    /// No wildcard covers these; they are named in full.
-    fn is_reserved(&self) -> bool {
+    /// No wildcard and no alias covers these; they are named in full.
+    pub fn is_reserved(&self) -> bool {
         self.family() == "accounts" || &*self.0 == "api-keys:admin"
     }
 

@@ -1,0 +1,137 @@
+//! `limits`, `timeouts`, `drain`, `usage`, `keys`, `log` and `workers`: numbers and switches.
+
+use std::time::Duration;
+
+use super::reader::{Map, Value};
+use super::unbuilt;
+use crate::config::model::{Drain, Limits, LogFormat, Timeouts, UsageConfig};
+use crate::policy::credential::KeyShape;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn limits(value: Option<&Value<'_>>) -> Limits {
+    let limits = value.and_then(|value| {
+        value.mapping(&[
+            "connections",
+            "connections_per_address",
+            "header_bytes",
+            "header_count",
+            "uri_bytes",
+            "body_bytes",
+            "inspect_bytes",
+            "inspect_total",
+            "per_address",
+        ])
+    });
+    let member = |name: &str| limits.as_ref().and_then(|limits| limits.get(name));
+    if let Some(value) = member("per_address") {
+        unbuilt::refuse::<()>(&value, &unbuilt::PER_ADDRESS);
+    }
+    let count = |name: &str, most: u64| member(name).and_then(|value| value.count(1, most)).and_then(to_usize);
+    let size = |name: &str, least: u64, default: usize| {
+        let value = member(name);
+        let read = value.as_ref().and_then(|value| at_least(value, least)).and_then(to_usize);
+        read.unwrap_or(default)
+    };
+    let limits = Limits {
+        connections: count("connections", 10_000_000).unwrap_or(20_000),
+        connections_per_address: count("connections_per_address", 10_000_000),
+        // hyper's own buffer is never smaller than 8 KiB, so a lower limit would not be kept.
+        header_bytes: size("header_bytes", 8 << 10, 64 << 10),
+        header_count: count("header_count", 10_000).unwrap_or(100),
+        uri_bytes: size("uri_bytes", 1, 16 << 10),
+        body_bytes: member("body_bytes").and_then(|value| value.size()),
+        inspect_bytes: size("inspect_bytes", 1, 1 << 20),
+        inspect_total: size("inspect_total", 1, 64 << 20),
+    };
+    if limits.inspect_total < limits.inspect_bytes {
+        if let Some(value) = member("inspect_total").or_else(|| member("inspect_bytes")) {
+            value.mistake::<()>("inspect_total is less than inspect_bytes", "one body at least must fit");
+        }
+    }
+    limits
+}
+
+fn to_usize(number: u64) -> Option<usize> {
+    usize::try_from(number).ok()
+}
+
+fn at_least(value: &Value<'_>, least: u64) -> Option<u64> {
+    let size = value.size()?;
+    if size >= least {
+        Some(size)
+    } else {
+        value.mistake(format!("must be at least {least} bytes"), "write a larger size")
+    }
+}
+
+pub(super) fn timeouts(value: Option<&Value<'_>>) -> Timeouts {
+    let known = ["header", "body_idle", "response", "idle", "handshake", "keepalive"];
+    let timeouts = value.and_then(|value| value.mapping(&known));
+    let duration = |name: &str, seconds: u64| {
+        let default = Duration::from_secs(seconds);
+        timeouts.as_ref().map_or(default, |timeouts| timeouts.duration(name, default))
+    };
+    if let Some(value) = timeouts.as_ref().and_then(|timeouts| timeouts.get("handshake")) {
+        if value.positive_duration().is_some_and(|handshake| handshake != Duration::from_secs(10)) {
+            value.not_yet::<()>("remove it: it concerns TLS only");
+        }
+    }
+    Timeouts {
+        header: duration("header", 10),
+        body_idle: duration("body_idle", 30),
+        response: duration("response", 60),
+        idle: duration("idle", 300),
+        keepalive: duration("keepalive", 75),
+    }
+}
+
+pub(super) fn drain(value: Option<&Value<'_>>) -> Drain {
+    let drain = value.and_then(|value| value.mapping(&["delay", "timeout"]));
+    let duration = |name: &str, seconds: u64| {
+        let default = Duration::from_secs(seconds);
+        drain.as_ref().map_or(default, |drain| drain.read(name, default, Value::duration))
+    };
+    Drain { delay: duration("delay", 0), timeout: duration("timeout", 10) }
+}
+
+pub(super) fn usage(value: Option<&Value<'_>>) -> UsageConfig {
+    let usage = value.and_then(|value| value.mapping(&["flush", "journal", "retention"]));
+    if let Some(value) = usage.as_ref().and_then(|usage| usage.get("journal")) {
+        if value.peek() != Some("none") {
+            unbuilt::refuse::<()>(&value, &unbuilt::TEXT);
+        }
+    }
+    let duration =
+        |name: &str, default: Duration| usage.as_ref().map_or(default, |usage| usage.duration(name, default));
+    UsageConfig { flush: duration("flush", Duration::from_secs(1)), retention: duration("retention", DAY * 400) }
+}
+
+pub(super) fn keys(value: Option<&Value<'_>>) -> KeyShape {
+    let keys = value.and_then(|value| value.mapping(&["require_checksum", "import_hashes", "adopt"]));
+    let member = |name: &str| keys.as_ref().and_then(|keys| keys.get(name));
+    if let Some(value) = member("adopt") {
+        if value.flag() == Some(true) {
+            value.not_yet::<()>("write adopt: false, the default");
+        }
+    }
+    if let Some(value) = member("import_hashes") {
+        let only_default = value.is_sequence()
+            && value.items().is_some_and(|items| matches!(items.as_slice(), [one] if one.peek() == Some("blake3")));
+        if !only_default {
+            unbuilt::refuse::<()>(&value, &unbuilt::HASHES);
+        }
+    }
+    KeyShape { require_checksum: member("require_checksum").and_then(|value| value.flag()).unwrap_or(true) }
+}
+
+pub(super) fn log(root: &Map<'_>) -> LogFormat {
+    let formats =
+        [("json", LogFormat::Json), ("text", LogFormat::Text), ("off", LogFormat::Off), ("false", LogFormat::Off)];
+    root.read("log", LogFormat::Json, |value| value.choice(&formats))
+}
+
+pub(super) fn workers(root: &Map<'_>) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    root.read("workers", cpus, |value| value.count(1, 1024).and_then(to_usize))
+}

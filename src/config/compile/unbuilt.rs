@@ -1,0 +1,125 @@
+//! Members that the grammar has and this build does not enforce: checked like all others, then refused.
+//!
+//! They are checked so that a file written for a later build shows its mistakes today, and refused because a member that is
+//! silently ignored is a promise that nobody keeps.
+
+use std::net::IpAddr;
+
+use super::reader::Value;
+
+/// What a member may hold.
+pub(super) enum Shape {
+    Text,
+    Flag,
+    Count,
+    Duration,
+    Percent,
+    Rate,
+    Address,
+    /// `10.0.0.0/8` or one address.
+    Network,
+    /// Text, or `{ file: PATH }`.
+    Secret,
+    OneOf(&'static [(&'static str, ())]),
+    List(&'static Shape),
+    /// One, or a list of them.
+    OneOrMore(&'static Shape),
+    Members(&'static [(&'static str, Shape)]),
+    /// Members of any name.
+    AnyMembers(&'static Shape),
+}
+
+/// Checks a member, then refuses it.
+pub(super) fn refuse<T>(value: &Value<'_>, shape: &Shape) -> Option<T> {
+    let before = value.report().errors();
+    shape.check(value);
+    if value.report().errors() == before { value.not_yet("remove it") } else { None }
+}
+
+impl Shape {
+    fn check(&self, value: &Value<'_>) -> Option<()> {
+        match self {
+            Self::Text => value.text().map(drop),
+            Self::Flag => value.flag().map(drop),
+            Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
+            Self::Duration => value.duration().map(drop),
+            Self::Percent => value.parse("a share such as 20%", |text| {
+                text.strip_suffix('%')?.trim_end().parse::<u8>().ok().filter(|share| *share <= 100).map(drop)
+            }),
+            Self::Rate => value.rate().map(drop),
+            Self::Address => value.address().map(drop),
+            Self::Network => value.parse("a network such as 10.0.0.0/8", network),
+            Self::Secret if value.is_mapping() => {
+                value.mapping(&["file"])?.require("file", "write { file: PATH }")?.text().map(drop)
+            }
+            Self::Secret => value.text().map(drop),
+            Self::OneOf(words) => value.choice(words),
+            Self::List(shape) => {
+                for item in value.items()? {
+                    shape.check(&item);
+                }
+                Some(())
+            }
+            Self::OneOrMore(shape) if value.is_sequence() => Self::List(shape).check(value),
+            Self::OneOrMore(shape) => shape.check(value),
+            Self::Members(known) => {
+                let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+                let map = value.mapping(&names)?;
+                for (name, shape) in *known {
+                    if let Some(member) = map.get(name) {
+                        shape.check(&member);
+                    }
+                }
+                Some(())
+            }
+            Self::AnyMembers(shape) => {
+                for (_, _, member) in value.members()? {
+                    shape.check(&member);
+                }
+                Some(())
+            }
+        }
+    }
+}
+
+fn network(text: &str) -> Option<()> {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
+    bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
+}
+
+use Shape::{
+    Address, AnyMembers, Count, Duration, Flag, List, Members, Network, OneOf, OneOrMore, Percent, Rate, Secret, Text,
+};
+
+pub(super) const LISTEN_TLS: Shape =
+    OneOrMore(&Members(&[("certificate", Text), ("private_key", Secret), ("client_ca", Text), ("sni", List(&Text))]));
+pub(super) const NETWORKS: Shape = List(&Network);
+pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
+pub(super) const TEXT: Shape = Text;
+pub(super) const SECRET: Shape = Secret;
+pub(super) const DURATION: Shape = Duration;
+pub(super) const COUNT: Shape = Count;
+pub(super) const TEXTS: Shape = List(&Text);
+pub(super) const STORE_TLS: Shape =
+    Members(&[("ca", Text), ("certificate", Text), ("private_key", Secret), ("enabled", Flag)]);
+pub(super) const UPSTREAM_TLS: Shape =
+    Members(&[("ca", Text), ("server_name", Text), ("certificate", Text), ("private_key", Secret)]);
+pub(super) const SET_HEADERS: Shape = AnyMembers(&Secret);
+pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
+pub(super) const HEALTH_CHECK: Shape = Members(&[("path", Text), ("interval", Duration)]);
+pub(super) const OUTLIER: Shape = Members(&[("failures", Count), ("eject_for", Duration)]);
+pub(super) const RETRIES: Shape = Members(&[("attempts", Count), ("budget", Percent)]);
+pub(super) const WEIGHTS: Shape = List(&Count);
+pub(super) const CORS: Shape = Members(&[("allowed_origins", List(&Text))]);
+pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);
+pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
+pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));
+pub(super) const INTROSPECT: Shape = Members(&[
+    ("path", Text),
+    ("account", Text),
+    ("organization", Text),
+    ("scopes", Text),
+    ("grant", List(&Text)),
+    ("ttl", Duration),
+]);

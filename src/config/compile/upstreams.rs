@@ -1,0 +1,162 @@
+//! `upstreams` and `environments`: the backends and which of them serves which kind of key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reader::{Map, Value, did_you_mean, shorten};
+use super::unbuilt::{self, Shape};
+use crate::config::model::{Environments, Upstream};
+use crate::policy::route::UpstreamId;
+
+const MEMBERS: &[&str] = &[
+    "endpoints",
+    "connect_timeout",
+    "http2",
+    "tls",
+    "host",
+    "strip_prefix",
+    "add_prefix",
+    "set_headers",
+    "identity",
+    "health_check",
+    "outlier",
+    "retries",
+    "max_requests",
+    "weights",
+    "dns_refresh",
+];
+
+const UNBUILT: &[(&str, Shape)] = &[
+    ("tls", unbuilt::UPSTREAM_TLS),
+    ("strip_prefix", unbuilt::TEXT),
+    ("add_prefix", unbuilt::TEXT),
+    ("set_headers", unbuilt::SET_HEADERS),
+    ("identity", unbuilt::IDENTITY),
+    ("health_check", unbuilt::HEALTH_CHECK),
+    ("outlier", unbuilt::OUTLIER),
+    ("retries", unbuilt::RETRIES),
+    ("max_requests", unbuilt::COUNT),
+    ("weights", unbuilt::WEIGHTS),
+    ("dns_refresh", unbuilt::DURATION),
+];
+
+pub(super) fn upstreams(value: &Value<'_>) -> Option<Vec<Upstream>> {
+    let members = value.members()?;
+    if members.is_empty() {
+        return value.mistake("there is no upstream", "add seeme: { endpoints: [\"http://127.0.0.1:9000\"] }");
+    }
+    let mut upstreams = Vec::with_capacity(members.len());
+    for (name, _, value) in &members {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(word) {
+            value.mistake::<()>(format!("`{}` is not a name", shorten(name)), "use letters, digits, _ and -");
+        }
+        // Also after a mistake inside, so that the name is known to the routes.
+        upstreams.push(upstream(name, value));
+    }
+    Some(upstreams)
+}
+
+fn upstream(name: &str, value: &Value<'_>) -> Upstream {
+    let mut upstream =
+        Upstream { name: name.into(), authority: Arc::from(""), connect_timeout: Duration::from_secs(1) };
+    let Some(map) = value.mapping(MEMBERS) else { return upstream };
+    for (name, shape) in UNBUILT {
+        if let Some(value) = map.get(name) {
+            unbuilt::refuse::<()>(&value, shape);
+        }
+    }
+    if let Some(value) = map.get("http2") {
+        if value.flag() == Some(true) {
+            value.not_yet::<()>("write http2: false, the default");
+        }
+    }
+    if let Some(value) = map.get("host") {
+        if value.text().is_some_and(|host| host != "preserve") {
+            value.not_yet::<()>("write host: preserve, the default");
+        }
+    }
+    upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);
+    if let Some(authority) = endpoints(&map) {
+        upstream.authority = authority;
+    }
+    upstream
+}
+
+fn endpoints(map: &Map<'_>) -> Option<Arc<str>> {
+    let value = map.require("endpoints", "add endpoints: [\"http://HOST:PORT\"]")?;
+    let endpoints: Vec<_> = value.items()?.iter().map(endpoint).collect();
+    if endpoints.len() > 1 {
+        return value.mistake("more than one endpoint is not enforced by this build yet", "keep one");
+    }
+    match endpoints.into_iter().next() {
+        Some(endpoint) => endpoint,
+        None => value.mistake("there is no endpoint", "add \"http://HOST:PORT\""),
+    }
+}
+
+/// `http://host:port`.
+fn endpoint(value: &Value<'_>) -> Option<Arc<str>> {
+    const LIKE: &str = "write http://HOST:PORT";
+    let text = value.text()?;
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (scheme, rest.strip_suffix('/').unwrap_or(rest)),
+        None => return value.mistake(format!("`{}` is not a URL", shorten(text)), LIKE),
+    };
+    match scheme {
+        "http" => {}
+        "https" => return value.mistake("an https endpoint is not enforced by this build yet", LIKE),
+        _ => {
+            let mend = did_you_mean(scheme, ["http", "https"]);
+            return value.mistake(format!("`{}` is not http or https", shorten(scheme)), &mend);
+        }
+    }
+    if rest.contains('@') {
+        return value.mistake("an endpoint has no user and password", LIKE);
+    }
+    if rest.contains(['/', '?', '#']) {
+        return value.mistake(format!("`{}` has a path: an endpoint is host and port only", shorten(text)), LIKE);
+    }
+    match rest.parse::<http::uri::Authority>() {
+        Ok(authority) if !authority.host().is_empty() && authority.port_u16() != Some(0) => {
+            match authority.port_u16() {
+                Some(_) => Some(rest.into()),
+                None if authority.port().is_none() && !rest.ends_with(':') => Some(format!("{rest}:80").into()),
+                None => value.mistake(format!("`{}` has no valid port", shorten(text)), LIKE),
+            }
+        }
+        _ => value.mistake(format!("`{}` is not a host and port", shorten(text)), LIKE),
+    }
+}
+
+/// Which upstream serves which environment; the only one serves both. `None`: every route names its own.
+pub(super) fn environments(root: &Map<'_>, upstreams: &[Upstream]) -> Option<Environments> {
+    let only = (upstreams.len() == 1).then_some(UpstreamId(0));
+    let by_default = only.map(|only| Environments { live: only, test: only });
+    let Some(value) = root.get("environments") else { return by_default };
+    let map = value.mapping(&["live", "test"]);
+    let side = |name: &str| {
+        let map = map.as_ref()?;
+        match (map.has(name), only) {
+            (false, Some(only)) => Some(only),
+            _ => by_name(&map.require(name, "name the upstream of each environment")?, upstreams),
+        }
+    };
+    let (live, test) = (side("live"), side("test"));
+    // After a mistake the default keeps the routes from being blamed for it; the file does not compile anyway.
+    Some(Environments { live: live.unwrap_or(UpstreamId(0)), test: test.unwrap_or(UpstreamId(0)) })
+}
+
+/// The upstream that a member names.
+pub(super) fn by_name(value: &Value<'_>, upstreams: &[Upstream]) -> Option<UpstreamId> {
+    let name = value.text()?;
+    if let Some(index) = upstreams.iter().position(|upstream| &*upstream.name == name) {
+        return Some(UpstreamId(index));
+    }
+    let known: Vec<&str> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+    let mend = match did_you_mean(name, known.iter().copied()) {
+        near if near.is_empty() => format!("known upstreams: {}", known.join(", ")),
+        near => near,
+    };
+    value.mistake(format!("there is no upstream `{}`", shorten(name)), &mend)
+}

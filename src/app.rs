@@ -20,10 +20,10 @@ use crate::config::model::{Config, StoreUrl};
 use crate::gateway::Shared;
 use crate::gateway::context::IdSource;
 use crate::limit::{Limiter, LimiterConfig};
-use crate::management::Management;
+use crate::management::api::{FlushUsage, Management};
 use crate::server::{BindError, Drain, Listeners, Workers};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{FeedItem, ReplicaId, Store, StoreError};
+use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::usage::Usage;
@@ -121,7 +121,7 @@ impl App {
         workers.join();
         control.block_on(async {
             let goodbye = async {
-                shared.limiter.shutdown().await;
+                shared.limiter.shut_down(GOODBYE).await;
                 while let Err(error) = shared.usage.flush().await {
                     tracing::warn!(%error, "usage is not written yet");
                     sleep(Duration::from_millis(100)).await;
@@ -148,16 +148,16 @@ fn share(config: Config, store: &Arc<dyn Store>, replica: &ReplicaId, log: Acces
     let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
     let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let metrics = Arc::new(Metrics::new(templates, &names));
-    let limiter = Limiter::new(
+    let limiter = Arc::new(Limiter::new(
         store.clone(),
         clock.clone(),
         LimiterConfig { timeout: config.store.timeout, outage: config.store.outage_quota },
         control.handle().clone(),
-    );
+    ));
     let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone()));
     Arc::new(Shared {
         auth: Authenticator::new(store.clone(), config.clone(), clock.clone(), metrics.clone()),
-        management: Management::new(store.clone(), config.clone(), clock.clone()),
+        management: Management::new(store.clone(), config.clone(), clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),
         limiter,
@@ -169,6 +169,19 @@ fn share(config: Config, store: &Arc<dyn Store>, replica: &ReplicaId, log: Acces
     })
 }
 
+/// Usage is read after what this process has counted is in the store, so that the answer is exact.
+fn flush_hook(usage: &Arc<Usage>) -> FlushUsage {
+    let usage = usage.clone();
+    Arc::new(move || {
+        let usage = usage.clone();
+        Box::pin(async move {
+            if let Err(error) = usage.flush().await {
+                tracing::warn!(%error, "usage is read before all of it is written");
+            }
+        })
+    })
+}
+
 /// Everything that runs beside the requests.
 fn background(
     shared: &Arc<Shared>,
@@ -176,7 +189,7 @@ fn background(
     replica: &ReplicaId,
     name: String,
     admin: &Arc<Admin>,
-    feed: crate::store::ChangeFeed,
+    feed: ChangeFeed,
     control: &Runtime,
 ) -> Vec<JoinHandle<()>> {
     let (s, st, r) = (shared.clone(), store.clone(), replica.clone());
@@ -222,25 +235,32 @@ async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() 
 }
 
 /// Applies changes in order, then tells the store that nothing older is served any more.
-async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: ReplicaId, mut feed: crate::store::ChangeFeed) {
+async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: ReplicaId, mut feed: ChangeFeed) {
     shared.metrics.change_feed_up.set(1.0);
     while let Some(item) = feed.recv().await {
         shared.auth.apply(&item);
-        shared.limiter.apply(&item);
         let revision = match &item {
-            FeedItem::Changes(revision, _) | FeedItem::Restored(revision) => *revision,
+            FeedItem::Changes(revision, changes) => {
+                changes.iter().for_each(|change| shared.limiter.on_change(change));
+                // Recalls come many a second and nobody waits for their acknowledgement.
+                if changes.iter().all(|change| matches!(change, Change::Recall(..))) {
+                    continue;
+                }
+                *revision
+            }
+            FeedItem::Restored(revision) => {
+                shared.limiter.feed_restored();
+                shared.metrics.change_feed_up.set(1.0);
+                *revision
+            }
             FeedItem::Lost => {
                 tracing::warn!("changes of other gateways no longer arrive; cached keys are re-checked");
+                shared.limiter.feed_lost();
                 shared.metrics.change_feed_up.set(0.0);
                 continue;
             }
         };
-        shared.metrics.change_feed_up.set(1.0);
-        let concerns_keys = match &item {
-            FeedItem::Changes(_, changes) => changes.iter().any(|c| !matches!(c, crate::store::Change::Recall(..))),
-            _ => true,
-        };
-        if concerns_keys && let Err(error) = store.acknowledge(replica.clone(), revision).await {
+        if let Err(error) = store.acknowledge(replica.clone(), revision).await {
             tracing::warn!(%error, "a change could not be acknowledged");
         }
     }

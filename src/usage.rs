@@ -56,7 +56,13 @@ impl Usage {
     }
 
     /// Counts one request. `counted` holds its endpoint and what else it used.
-    pub fn count(&self, key: &KeyId, day: Day, secret: Option<(KeyHash, Timestamp)>, counted: impl IntoIterator<Item = Counted>) {
+    pub fn count(
+        &self,
+        key: &KeyId,
+        day: Day,
+        secret: Option<(KeyHash, Timestamp)>,
+        counted: impl IntoIterator<Item = Counted>,
+    ) {
         let shard = &self.shards[(self.hasher.hash_one(key) as usize) % SHARDS];
         let mut pending = shard.lock().unwrap_or_else(PoisonError::into_inner);
         for what in counted {
@@ -91,9 +97,12 @@ impl Usage {
         let (mut counts, mut last_used) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let pending = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
-            counts.extend(
-                pending.counts.into_iter().map(|((key_id, day, counted), count)| UsageCount { key_id, day, counted, count }),
-            );
+            counts.extend(pending.counts.into_iter().map(|((key_id, day, counted), count)| UsageCount {
+                key_id,
+                day,
+                counted,
+                count,
+            }));
             last_used.extend(pending.last_used);
         }
         self.metrics.usage_pending.set(counts.len() as f64);

@@ -65,12 +65,12 @@ impl Admin {
 
     fn scrape(&self) -> Response<Full<Bytes>> {
         let (leases, stats) = (&self.metrics.leases, self.limiter.stats());
-        leases.calls.absolute(stats.calls.load(Ordering::Relaxed));
-        leases.granted.absolute(stats.granted.load(Ordering::Relaxed));
-        leases.returned.absolute(stats.returned.load(Ordering::Relaxed));
-        leases.recalls.absolute(stats.recalls.load(Ordering::Relaxed));
-        leases.refused.absolute(stats.denied_locally.load(Ordering::Relaxed));
-        leases.outage.absolute(stats.outage_admissions.load(Ordering::Relaxed));
+        leases.calls.absolute(stats.calls.get());
+        leases.granted.absolute(stats.granted.get());
+        leases.returned.absolute(stats.returned.get());
+        leases.recalls.absolute(stats.recalls.get());
+        leases.refused.absolute(stats.denied.get());
+        leases.outage.absolute(stats.outage_admissions.get());
         let mut response = text(StatusCode::OK, self.metrics.handle().render());
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, kind);

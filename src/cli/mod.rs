@@ -2,5 +2,140 @@
 //!
 //! Prints, and turns errors into exit codes: 0 done, 1 failed, 64 usage, 78 configuration (contract 1). Decides nothing.
 
+mod accounts;
 pub mod args;
+mod check;
+mod demo;
+mod explain;
+mod keys;
+mod process;
+mod routes;
+mod run;
 pub mod sample_backend;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::app;
+use crate::config::diagnostic::{ConfigError, Diagnostic};
+use crate::config::model::Config;
+use crate::store::Store;
+use crate::telemetry::redact;
+use args::{Cli, Command};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+const CONFIGURATION: u8 = 78;
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// The file has mistakes.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Anything else, in one line.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs one command with the process's arguments.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    process::forbid_core_dumps();
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(CliError::Config(error)) => {
+            eprintln!("{error}");
+            ExitCode::from(CONFIGURATION)
+        }
+        Err(CliError::Failed(message)) => {
+            eprintln!("error: {}", redact::keys(&message));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// `--help` is an answer; anything else is a mistake. What was typed may hold a key.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{}", error.render());
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprint!("{}", redact::keys(&error.render().to_string()));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
+    let file = cli.config.as_path();
+    match cli.command {
+        Command::Run => {
+            let config = prepared(file)?;
+            run::run(config).map_err(failed)?;
+        }
+        Command::Demo => {
+            let config = prepared(file)?;
+            demo::run(config)?;
+        }
+        Command::Check { format } => return Ok(check::run(file, format)),
+        Command::Routes => routes::run(&load(file)?),
+        Command::Explain(args) => {
+            let config = load(file)?;
+            explain::run(&config, &args, || open(&config))?;
+        }
+        Command::Keys(command) => {
+            let config = load(file)?;
+            let store = open(&config)?;
+            block_on(keys::run(command, store, config))??;
+        }
+        Command::Accounts(command) => {
+            let config = load(file)?;
+            let store = open(&config)?;
+            block_on(accounts::run(command, store, config))??;
+        }
+        Command::SampleBackend { listen } => sample_backend::run(listen).map_err(failed)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(file: &Path) -> Result<Config, CliError> {
+    let (config, warnings) = crate::config::load(file, &|name| std::env::var(name).ok())?;
+    warnings.iter().for_each(warn);
+    Ok(config)
+}
+
+fn warn(diagnostic: &Diagnostic) {
+    eprintln!("{diagnostic}");
+}
+
+/// Loads the file for a process that serves: with its log, and with panics that give nothing away.
+fn prepared(file: &Path) -> Result<Config, CliError> {
+    let config = load(file)?;
+    process::log_to_stderr(config.log_level);
+    process::redact_panics();
+    Ok(config)
+}
+
+fn open(config: &Config) -> Result<Arc<dyn Store>, CliError> {
+    app::open_store(config).map_err(failed)
+}
+
+fn block_on<F: Future>(future: F) -> Result<F::Output, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    Ok(runtime.block_on(future))
+}
+
+fn failed(error: impl std::fmt::Display) -> CliError {
+    CliError::Failed(error.to_string())
+}

@@ -19,7 +19,9 @@ use crate::auth::{Authenticator, StoreUnavailable};
 use crate::clock::Clock;
 use crate::config::model::Config;
 use crate::limit::{LimitError, Limiter, Permit};
-use crate::management::Management;
+use crate::management::api::Management;
+use crate::management::call::Call;
+use crate::management::rate::RetryAfter;
 use crate::policy::access::Authenticated;
 use crate::policy::credential::Credential;
 use crate::policy::headers::{self, Origin};
@@ -73,6 +75,8 @@ pub enum GatewayError {
     Rejected(Rejection),
     /// A refusal of the management API.
     Problem(Problem),
+    /// `management.rate` is used up.
+    TooManyCalls(RetryAfter),
     /// The store could not be asked about a key or a lease.
     StoreUnavailable,
     /// No memory left for inspecting bodies.
@@ -114,7 +118,7 @@ impl Gateway {
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &self.shared.config;
         let path = head::check(&inbound.head, &config.limits)?;
-        if let Some(call) = self.shared.management.recognise(&inbound.head.method, &path) {
+        if let Some(call) = Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query()) {
             return self.manage(call, conn, inbound, record).await;
         }
         let found = config.routes.find(&inbound.head.method, &path)?;

@@ -195,6 +195,7 @@ impl GatewayError {
         match self {
             Self::Rejected(rejection) => rejection.problem(),
             Self::Problem(problem) => problem.clone(),
+            Self::TooManyCalls(wait) => wait.problem(),
             Self::StoreUnavailable => own(503, "store_unavailable", "Key store unavailable", "The gateway cannot check the key right now. Try again shortly."),
             Self::Overloaded => own(503, "overloaded", "Gateway overloaded", "Too many request bodies are being inspected. Try again shortly."),
             Self::Upstream(UpstreamError::Unreachable) => own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend."),
@@ -210,6 +211,7 @@ impl GatewayError {
     /// `Retry-After`, for the 503s.
     fn retry_after(&self) -> Option<u64> {
         match self {
+            Self::TooManyCalls(wait) => Some(wait.0),
             Self::StoreUnavailable | Self::Overloaded => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,

@@ -53,7 +53,8 @@ fn is_forgeable(name: &str) -> bool {
         return false;
     }
     let same = |ours: &str, theirs: &str| {
-        ours.len() == theirs.len() && ours.bytes().zip(theirs.bytes()).all(|(a, b)| a == if b == b'_' { b'-' } else { b })
+        ours.len() == theirs.len()
+            && ours.bytes().zip(theirs.bytes()).all(|(a, b)| a == if b == b'_' { b'-' } else { b })
     };
     FORGEABLE.iter().any(|ours| same(ours, name))
         || FORGEABLE_FAMILIES.iter().any(|family| name.len() > family.len() && same(family, &name[..family.len()]))
@@ -63,7 +64,8 @@ fn is_forgeable(name: &str) -> bool {
 fn may_trail(name: &HeaderName) -> bool {
     !is_forgeable(name.as_str())
         && !HOP_BY_HOP.contains(name)
-        && ![CONTENT_LENGTH, HOST, TRAILER, AUTHORIZATION, EXPECT, TRACEPARENT, VIA, RATELIMIT, RATELIMIT_POLICY].contains(name)
+        && ![CONTENT_LENGTH, HOST, TRAILER, AUTHORIZATION, EXPECT, TRACEPARENT, VIA, RATELIMIT, RATELIMIT_POLICY]
+            .contains(name)
         && !name.as_str().starts_with("content-")
 }
 
@@ -129,10 +131,9 @@ pub fn for_upstream(
     quota: Option<&QuotaState>,
     forward_authorization: bool,
 ) {
-    let wants_trailers = headers
-        .get_all(TE)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))));
+    let wants_trailers = headers.get_all(TE).iter().any(|value| {
+        value.to_str().is_ok_and(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
+    });
     strip_hop_by_hop(headers);
     retain(headers, |name| !is_forgeable(name.as_str()));
     // The gateway itself answers `100 Continue`, when it starts reading the body.
@@ -229,7 +230,10 @@ mod tests {
     use crate::policy::quota::{Violated, Window};
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        fields.iter().map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap())).collect()
+        fields
+            .iter()
+            .map(|(n, v)| (HeaderName::from_bytes(n.as_bytes()).unwrap(), HeaderValue::from_str(v).unwrap()))
+            .collect()
     }
 
     fn origin(client: &HeaderValue) -> Origin<'_> {
@@ -295,7 +299,9 @@ mod tests {
     #[test]
     fn on_a_public_route_a_key_is_removed_and_any_other_credential_passes() {
         let client = HeaderValue::from_static("192.0.2.1");
-        for (value, passes) in [("Bearer session-token", true), ("Basic dTpw", true), ("Bearer sm_live_x", false), ("sm_TEST_x", false)] {
+        for (value, passes) in
+            [("Bearer session-token", true), ("Basic dTpw", true), ("Bearer sm_live_x", false), ("sm_TEST_x", false)]
+        {
             let mut fields = headers(&[("host", "h"), ("authorization", value)]);
             for_upstream(&mut fields, &origin(&client), None, None, false);
             assert_eq!(fields.contains_key("authorization"), passes, "{value}");
@@ -322,7 +328,13 @@ mod tests {
 
     #[test]
     fn both_families_say_the_same_and_a_refusal_says_when_to_come_back() {
-        let window = |window, limit, remaining, reset, seconds_left| WindowState { window, limit, remaining, reset, seconds_left };
+        let window = |window, limit, remaining, reset, seconds_left| WindowState {
+            window,
+            limit,
+            remaining,
+            reset,
+            seconds_left,
+        };
         let mut state = QuotaState {
             minute: window(Window::Minute, 300, 295, 1_705_312_800, 34),
             day: window(Window::Day, 50_000, 49_100, 1_705_363_200, 40_000),

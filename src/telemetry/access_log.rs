@@ -72,7 +72,8 @@ impl AccessLog {
             return Ok((Self(None), None));
         }
         let (sender, receiver) = sync_channel(CAPACITY);
-        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&receiver, format))?;
+        let thread =
+            std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&receiver, format))?;
         Ok((Self(Some(sender)), Some(thread)))
     }
 

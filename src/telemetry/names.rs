@@ -18,13 +18,21 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_refusals_total", Kind::Counter, "Requests that the gateway itself refused, by code."),
     ("gateway_requests_in_flight", Kind::Gauge, "Requests being served."),
     ("gateway_request_duration_seconds", Kind::Histogram, "From the request's head to the end of its response."),
-    ("gateway_upstream_duration_seconds", Kind::Histogram, "From forwarding to the upstream's response head, by upstream."),
+    (
+        "gateway_upstream_duration_seconds",
+        Kind::Histogram,
+        "From forwarding to the upstream's response head, by upstream.",
+    ),
     ("gateway_upstream_errors_total", Kind::Counter, "Requests that an upstream failed, by upstream and code."),
     ("gateway_upstream_connects_total", Kind::Counter, "Connections opened to an upstream."),
     ("gateway_connections", Kind::Gauge, "Open client connections."),
     ("gateway_connections_total", Kind::Counter, "Client connections accepted."),
     ("gateway_connections_refused_total", Kind::Counter, "Client connections closed at once, for a limit."),
-    ("gateway_key_lookups_total", Kind::Counter, "Keys looked up, by outcome: hit, hit_unknown, found, unknown, error."),
+    (
+        "gateway_key_lookups_total",
+        Kind::Counter,
+        "Keys looked up, by outcome: hit, hit_unknown, found, unknown, error.",
+    ),
     ("gateway_cached_keys", Kind::Gauge, "Entries of the key cache."),
     ("gateway_panics_total", Kind::Counter, "Requests that ended in a panic. Always a bug."),
     ("gateway_lease_calls_total", Kind::Counter, "Calls to the store's quota ledger."),
@@ -52,8 +60,7 @@ pub enum Kind {
     Histogram,
 }
 
-const SECONDS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
 const CLASSES: usize = StatusClass::ALL.len();
 

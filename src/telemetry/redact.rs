@@ -29,9 +29,8 @@ pub fn keys(text: &str) -> Cow<'_, str> {
 
 fn find(text: &str, from: usize) -> Option<usize> {
     let bytes = text.as_bytes();
-    (from..bytes.len().saturating_sub(PREFIXES[0].len() - 1)).find(|&at| {
-        PREFIXES.iter().any(|prefix| bytes[at..at + prefix.len()].eq_ignore_ascii_case(prefix.as_bytes()))
-    })
+    (from..bytes.len().saturating_sub(PREFIXES[0].len() - 1))
+        .find(|&at| PREFIXES.iter().any(|prefix| bytes[at..at + prefix.len()].eq_ignore_ascii_case(prefix.as_bytes())))
 }
 
 #[cfg(test)]

@@ -76,7 +76,9 @@ impl Upstreams {
                     // A kept-alive connection that closed under us gives the request back unsent; a new one must take it.
                     Some(unsent) if reused => request = unsent,
                     Some(_) => return Err(UpstreamError::Unreachable),
-                    None => return Err(progress.failure().map_or(UpstreamError::Malformed, UpstreamError::RequestBody)),
+                    None => {
+                        return Err(progress.failure().map_or(UpstreamError::Malformed, UpstreamError::RequestBody));
+                    }
                 },
             }
         }
@@ -119,7 +121,11 @@ impl Upstreams {
 }
 
 /// Waits for the head; the clock starts over as long as the request's body still moves.
-async fn wait_for_head<T>(answer: impl Future<Output = T>, progress: &Progress, limit: Duration) -> Result<T, UpstreamError> {
+async fn wait_for_head<T>(
+    answer: impl Future<Output = T>,
+    progress: &Progress,
+    limit: Duration,
+) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
     let mut seen = progress.frames();
     let mut timer = std::pin::pin!(sleep_until(deadline(Instant::now(), limit)));

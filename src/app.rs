@@ -64,7 +64,6 @@ pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
 }
 
 /// A running gateway.
-#[derive(Debug)]
 pub struct App {
     shared: Arc<Shared>,
     store: Arc<dyn Store>,

@@ -22,7 +22,6 @@ use crate::limit::Limiter;
 use crate::telemetry::Metrics;
 
 /// What the operators' listener shows.
-#[derive(Debug)]
 pub struct Admin {
     metrics: Arc<Metrics>,
     limiter: Arc<Limiter>,

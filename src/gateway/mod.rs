@@ -37,7 +37,6 @@ use context::{ConnInfo, IdSource, Inbound, RequestRecord};
 use respond::{ProxyBody, RecordedBody};
 
 /// What all workers of one process share.
-#[derive(Debug)]
 pub struct Shared {
     /// The configuration.
     pub config: Arc<Config>,
@@ -62,7 +61,6 @@ pub struct Shared {
 }
 
 /// The gateway, as one worker runs it.
-#[derive(Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
     upstreams: Upstreams,

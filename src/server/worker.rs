@@ -95,12 +95,13 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self: Arc<Self>, socket: TcpListener, mut draining: watch::Receiver<bool>) -> io::Result<()> {
+    async fn run(self: Arc<Self>, socket: TcpListener, draining: watch::Receiver<bool>) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(socket)?;
         // Connections hold a sender each; when the last is gone, so is the last connection.
         let (alive, mut all_gone) = mpsc::channel::<()>(1);
         let mut sweep = interval(SWEEP);
         let mut next_id = 0;
+        let mut stop = draining.clone();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -111,7 +112,7 @@ impl Worker {
                     }
                 },
                 _ = sweep.tick() => self.sweep(),
-                _ = draining.wait_for(|draining| *draining) => break,
+                _ = stop.wait_for(|stop| *stop) => break,
             }
         }
         // What the kernel queued for this socket would be reset by closing it.

@@ -13,5 +13,6 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod management;
 pub mod policy;
 pub mod store;

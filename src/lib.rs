@@ -13,6 +13,7 @@
 pub mod auth;
 pub mod clock;
 pub mod config;
+pub mod management;
 pub mod policy;
 pub mod store;
 pub mod telemetry;

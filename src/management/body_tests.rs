@@ -1,0 +1,211 @@
+//! The rules of the bodies, each with what is accepted and what is refused.
+
+use serde_json::json;
+
+use super::*;
+
+fn now() -> Timestamp {
+    Timestamp::parse("2026-06-01T12:00:00Z").unwrap()
+}
+
+fn members(value: Value) -> Map<String, Value> {
+    object(value.to_string().as_bytes()).unwrap()
+}
+
+fn create(value: Value) -> Result<NewKey, Vec<String>> {
+    NewKey::from_members(members(value), now(), true, false).map_err(bad_members)
+}
+
+fn update(value: Value, nulls: Nulls) -> Result<Changes, Vec<String>> {
+    Changes::from_members(members(value), now(), nulls).map_err(bad_members)
+}
+
+fn bad_members(error: ManagementError) -> Vec<String> {
+    match error {
+        ManagementError::InvalidBody(bad) => bad.into_iter().map(|bad| bad.member).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A valid creation with some members replaced.
+fn with(changes: Value) -> Value {
+    let mut body = members(json!({"name": "n", "scopes": ["models:read"]}));
+    body.extend(members(changes));
+    Value::Object(body)
+}
+
+#[test]
+fn a_body_must_be_one_json_object_and_the_refusal_repeats_none_of_it() {
+    for bad in ["", "null", "[]", "\"sm_live_0123456789abcdef\"", "{", "{\"a\":1}x", "\u{ff}", "{\"sm_live_x\" 1}"] {
+        let error = object(bad.as_bytes()).unwrap_err().problem();
+        assert_eq!((error.status, error.code), (400, "bad_request"), "{bad:?}");
+        assert!(!format!("{error:?}").contains("sm_live"), "{error:?}");
+    }
+}
+
+#[test]
+fn every_bad_member_of_a_creation_is_named_at_once() {
+    let bad = create(json!({
+        "nmae": "typo", "scopes": ["models:read", 7, "Models:Read"], "model_ids": [], "dataset_ids": ["a b"],
+        "organization_id": 5, "expires_in_days": "30", "environment": "prod", "disabled": "no", "foo": null
+    }));
+    let mut bad = bad.unwrap_err();
+    bad.sort();
+    let expected = [
+        "dataset_ids[0]",
+        "disabled",
+        "environment",
+        "expires_in_days",
+        "foo",
+        "model_ids",
+        "name",
+        "nmae",
+        "organization_id",
+        "scopes[1]",
+        "scopes[2]",
+    ];
+    assert_eq!(bad, expected);
+}
+
+#[test]
+fn each_rule_of_a_creation_accepts_its_limit_and_refuses_what_is_beyond() {
+    let ids = |count: usize| (0..count).map(|n| format!("m-{n}")).collect::<Vec<_>>();
+    let scopes = |count: usize| (0..count).map(|n| format!("a:b{n}")).collect::<Vec<_>>();
+    let cases = [
+        (json!({"name": "x".repeat(200)}), None),
+        (json!({"name": "\u{e4}".repeat(200)}), None),
+        (json!({"name": "x".repeat(201)}), Some("name")),
+        (json!({"name": " "}), Some("name")),
+        (json!({"name": "a\nb"}), Some("name")),
+        (json!({"name": null}), Some("name")),
+        (json!({"name": "replaces sm_live_3xK9"}), None),
+        (json!({"name": ["n"]}), Some("name")),
+        (json!({"scopes": scopes(100)}), None),
+        (json!({"scopes": scopes(101)}), Some("scopes")),
+        (json!({"scopes": []}), Some("scopes")),
+        (json!({"scopes": null}), Some("scopes")),
+        (json!({"scopes": "models:read"}), Some("scopes")),
+        (json!({"model_ids": ids(100), "dataset_ids": ids(100)}), None),
+        (json!({"model_ids": ids(101)}), Some("model_ids")),
+        (json!({"dataset_ids": []}), Some("dataset_ids")),
+        (json!({"model_ids": {"0": "m"}}), Some("model_ids")),
+        (json!({"organization_id": "org-1"}), None),
+        (json!({"organization_id": ""}), Some("organization_id")),
+        (json!({"expires_in_days": 1}), None),
+        (json!({"expires_in_days": 36_500}), None),
+        (json!({"expires_in_days": 0}), Some("expires_in_days")),
+        (json!({"expires_in_days": -1}), Some("expires_in_days")),
+        (json!({"expires_in_days": 1.5}), Some("expires_in_days")),
+        (json!({"expires_in_days": 36_501}), Some("expires_in_days")),
+        (json!({"expires_at": "2026-06-01T12:00:00.001Z"}), None),
+        (json!({"expires_at": "2026-06-01T12:00:00Z"}), Some("expires_at")),
+        (json!({"expires_at": "2026-06-01T13:00:00+02:00"}), Some("expires_at")),
+        (json!({"expires_at": "tomorrow"}), Some("expires_at")),
+        (json!({"expires_at": "9999-12-31T23:59:59-10:00"}), Some("expires_at")),
+        (json!({"environment": "test"}), None),
+        (json!({"environment": "TEST"}), Some("environment")),
+        (json!({"disabled": false}), None),
+        (json!({"disabled": true}), Some("disabled")),
+    ];
+    for (changes, bad) in cases {
+        let found = create(with(changes.clone())).err();
+        assert_eq!(found, bad.map(|bad| vec![bad.to_owned()]), "{changes}");
+    }
+}
+
+#[test]
+fn both_expiries_are_refused_and_both_are_named() {
+    let bad = create(with(json!({"expires_in_days": 1, "expires_at": "2027-01-01T00:00:00Z"})));
+    assert_eq!(bad.unwrap_err(), ["expires_in_days", "expires_at"]);
+    let one = create(with(json!({"expires_in_days": 30, "expires_at": null}))).unwrap();
+    assert_eq!(one.expires_at.unwrap().to_string(), "2026-07-01T12:00:00Z");
+}
+
+#[test]
+fn null_on_create_is_absent_and_read_only_members_are_ignored() {
+    let plain = create(with(json!({}))).unwrap();
+    let nulls = json!({
+        "model_ids": null, "dataset_ids": null, "organization_id": null, "expires_in_days": null, "expires_at": null,
+        "environment": null, "disabled": null
+    });
+    assert_eq!(create(with(nulls)).unwrap(), plain);
+    let read_only = json!({
+        "id": 7, "key": "sm_live_0123456789abcdef", "key_prefix": [], "account_id": "a b", "plan": {}, "created_at": 0,
+        "updated_at": 0, "last_used_at": 0, "created_by": 0, "previous": 0
+    });
+    assert_eq!(create(with(read_only)).unwrap(), plain);
+}
+
+#[test]
+fn the_published_client_may_leave_scopes_empty() {
+    // Byte for byte what seeme 0.43.2 sends.
+    let body = br#"{"name":"n","scopes":[],"organization_id":null,"expires_in_days":null}"#;
+    let new = NewKey::from_members(object(body).unwrap(), now(), false, false).unwrap();
+    assert_eq!((new.scopes, new.expires_at), (None, None));
+}
+
+#[test]
+fn what_is_named_twice_is_kept_once() {
+    let new = create(with(json!({"scopes": ["b:c", "a:b", "b:c"], "model_ids": ["m", "m"]}))).unwrap();
+    assert_eq!(new.scopes.unwrap().iter().map(Scope::as_str).collect::<Vec<_>>(), ["b:c", "a:b"]);
+    assert_eq!(new.model_ids.unwrap().len(), 1);
+}
+
+#[test]
+fn a_secret_is_accepted_nowhere_and_not_repeated() {
+    let secret = "sm_live_0123456789abcdefghijklmnopqrstuvABCDEF";
+    for changes in [
+        json!({"name": format!("my {secret}")}),
+        json!({"model_ids": [secret]}),
+        json!({"organization_id": secret}),
+        json!({"scopes": [secret]}),
+        json!({"expires_at": secret}),
+        json!({secret: 1}),
+    ] {
+        let error = NewKey::from_members(members(with(changes.clone())), now(), true, false).unwrap_err();
+        let told = format!("{error} {:?} {error:?}", error.problem());
+        assert!(!told.contains(&secret[..13]), "{changes}: {told}");
+    }
+}
+
+#[test]
+fn only_a_caller_that_may_name_an_account_has_it_heeded() {
+    let body = members(with(json!({"account_id": "u-2"})));
+    let ignored = NewKey::from_members(body.clone(), now(), true, false).unwrap();
+    let heeded = NewKey::from_members(body, now(), true, true).unwrap();
+    assert_eq!((ignored.account_id, heeded.account_id), (None, AccountId::parse("u-2").ok()));
+}
+
+#[test]
+fn null_clears_with_patch_and_leaves_with_put() {
+    let body = json!({"model_ids": null, "dataset_ids": null, "expires_at": null});
+    let cleared = update(body.clone(), Nulls::Clear).unwrap();
+    assert_eq!((cleared.model_ids, cleared.expires_at), (Change::Clear, Change::Clear));
+    let left = update(body, Nulls::Leave).unwrap();
+    assert_eq!((left.model_ids, left.expires_at), (Change::Leave, Change::Leave));
+
+    let kept = json!({"name": null, "scopes": null, "disabled": null});
+    assert_eq!(update(kept.clone(), Nulls::Clear).unwrap_err(), ["name", "scopes", "disabled"]);
+    assert!(update(kept, Nulls::Leave).is_ok());
+}
+
+#[test]
+fn an_update_names_every_bad_member_and_ignores_what_cannot_change() {
+    let bad = json!({
+        "name": 5, "scopes": [], "model_ids": [], "expires_at": "2020-01-01T00:00:00Z", "disabled": "yes",
+        "expires_in_days": 3, "colour": "red"
+    });
+    let mut bad = update(bad, Nulls::Clear).unwrap_err();
+    bad.sort();
+    assert_eq!(bad, ["colour", "disabled", "expires_at", "expires_in_days", "model_ids", "name", "scopes"]);
+
+    let fixed = json!({"id": "x", "environment": 1, "organization_id": [], "plan": "pro", "disabled": true});
+    assert!(update(fixed, Nulls::Clear).unwrap().only_disables());
+}
+
+#[test]
+fn a_disable_with_anything_else_is_more_than_a_disable() {
+    assert!(!update(json!({"disabled": true, "name": "n"}), Nulls::Clear).unwrap().only_disables());
+    assert!(!update(json!({"disabled": false}), Nulls::Clear).unwrap().only_disables());
+    assert!(!update(json!({}), Nulls::Clear).unwrap().only_disables());
+}

@@ -1,0 +1,106 @@
+//! How often one key may call the management API: `management.rate`, counted in this process only.
+//!
+//! A fixed window is enough: this protects the store from a runaway script, it is no quota that somebody paid for. It must
+//! not be asked on the data path; management calls are rare and a lock is fine.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::problem::problem;
+use crate::policy::instant::Mono;
+use crate::policy::key::KeyId;
+use crate::policy::rejection::Problem;
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Calls of each key in the current window.
+#[derive(Debug)]
+pub struct CallRate {
+    per_minute: u32,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    number: u64,
+    calls: HashMap<KeyId, u32>,
+}
+
+/// The rate is exceeded; a call may succeed after so many seconds (at least one).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryAfter(pub u64);
+
+impl CallRate {
+    /// `per_minute` calls for each key.
+    pub fn new(per_minute: u32) -> Self {
+        Self { per_minute, window: Mutex::default() }
+    }
+
+    /// Counts one call, or refuses it.
+    pub fn charge(&self, key: &KeyId, now: Mono) -> Result<(), RetryAfter> {
+        let length = WINDOW.as_micros() as u64;
+        // A panic elsewhere cannot leave a counter half-written, so a poisoned lock is as good as any.
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.number != now.0 / length {
+            // Keys that stopped calling are forgotten here, so the map holds one window's callers at most.
+            *window = Window { number: now.0 / length, calls: HashMap::new() };
+        }
+        let calls = window.calls.entry(key.clone()).or_default();
+        if *calls >= self.per_minute {
+            return Err(RetryAfter((length - now.0 % length).div_ceil(1_000_000)));
+        }
+        *calls += 1;
+        Ok(())
+    }
+}
+
+impl RetryAfter {
+    /// The refusal; `Retry-After` is the transport's to set.
+    pub fn problem(self) -> Problem {
+        problem(
+            429,
+            "rate_limited",
+            "Too many management calls",
+            format!("This key called the management API too often; try again in {} s.", self.0),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Mono {
+        Mono(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn each_key_has_its_own_calls_and_the_next_minute_new_ones() {
+        let rate = CallRate::new(2);
+        let (one, other) = (KeyId::parse("one").unwrap(), KeyId::parse("other").unwrap());
+        assert_eq!(rate.charge(&one, at(60)), Ok(()));
+        assert_eq!(rate.charge(&one, at(61)), Ok(()));
+        assert_eq!(rate.charge(&one, at(90)), Err(RetryAfter(30)));
+        assert_eq!(rate.charge(&one, Mono(119_999_999)), Err(RetryAfter(1)));
+        assert_eq!(rate.charge(&other, at(90)), Ok(()));
+        assert_eq!(rate.charge(&one, at(120)), Ok(()));
+    }
+
+    #[test]
+    fn callers_of_the_last_minute_are_forgotten() {
+        let rate = CallRate::new(1);
+        for n in 0..100 {
+            rate.charge(&KeyId::parse(&format!("k{n}")).unwrap(), at(1)).unwrap();
+        }
+        rate.charge(&KeyId::parse("k").unwrap(), at(61)).unwrap();
+        assert_eq!(rate.window.lock().unwrap().calls.len(), 1);
+    }
+
+    #[test]
+    fn the_refusal_is_a_429_with_the_seconds_to_wait() {
+        let problem = RetryAfter(7).problem();
+        assert_eq!((problem.status, problem.code), (429, "rate_limited"));
+        assert!(problem.detail.contains("7 s"));
+    }
+}

@@ -65,8 +65,9 @@ pub struct LeaseRequest {
     pub first: bool,
     /// Unspent tokens given back: of which minute, how many. Credited once; never send the same return twice.
     pub give_back: Option<(Minute, u32)>,
-    /// Spent under `store.outage` without a grant; charged even above the limit.
-    pub debit: u32,
+    /// Spent under `store.outage` without a grant: in which minute, how many. Charged to that minute, if the ledger still has
+    /// it, and to its day, even above the limits. Never send the same debit twice.
+    pub debit: Option<(Minute, u32)>,
     /// The highest counters this replica was ever told, to repair a ledger that lost its memory.
     pub seen: Seen,
 }
@@ -147,9 +148,10 @@ impl Ledger {
         if let Some((of, tokens)) = request.give_back {
             self.give_back(of, tokens);
         }
+        if let Some((of, tokens)) = request.debit {
+            self.debit(of, tokens);
+        }
         let (m, d) = (slot(minute), slot(minute / MINUTES_A_DAY));
-        self.minutes[m].granted = self.minutes[m].granted.saturating_add(request.debit);
-        self.days[d].granted = self.days[d].granted.saturating_add(request.debit);
 
         let mut reply = LeaseReply {
             granted: 0,
@@ -218,6 +220,18 @@ impl Ledger {
         let d = &mut self.days[slot(day)];
         if d.day == day {
             d.returned = d.returned.saturating_add(tokens).min(d.granted);
+        }
+    }
+
+    fn debit(&mut self, minute: Minute, tokens: u32) {
+        let m = &mut self.minutes[slot(minute)];
+        if m.minute == minute {
+            m.granted = m.granted.saturating_add(tokens);
+        }
+        let day = minute / MINUTES_A_DAY;
+        let d = &mut self.days[slot(day)];
+        if d.day == day {
+            d.granted = d.granted.saturating_add(tokens);
         }
     }
 

@@ -13,5 +13,6 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod limit;
 pub mod policy;
 pub mod store;

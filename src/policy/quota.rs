@@ -6,6 +6,7 @@
 //! [`super::lease`]. This file must not know where the ledger is kept.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::key::QuotaLimits;
@@ -21,29 +22,46 @@ const RECALL_ANSWER_MICROS: u64 = 15_000;
 const RECALL_PAUSE_MICROS: u64 = 250_000;
 
 /// Whose quota is charged: an account, a key or an organization, already told apart by a prefix.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subject(Arc<str>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject {
+    /// Worked out once: the limiter looks a subject up on every request.
+    hash: u64,
+    text: Arc<str>,
+}
 
 impl Subject {
     /// `kind` is `account`, `key` or `organization`; `environment` separates live from test counters.
     pub fn new(kind: &str, environment: super::key::Environment, id: &str) -> Self {
-        Self(format!("{kind}:{}:{id}", environment.as_str()).into())
+        Self::from_stored(&format!("{kind}:{}:{id}", environment.as_str()))
     }
 
     /// As kept in the store.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// From what the store keeps.
     pub fn from_stored(text: &str) -> Self {
-        Self(text.into())
+        // FNV-1a: the same on every machine, and ids are given by the backend, not made up by a client.
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self { hash: text.bytes().fold(0xcbf2_9ce4_8422_2325, fold), text: text.into() }
+    }
+
+    /// A number that spreads subjects evenly.
+    pub const fn spread(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl Hash for Subject {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -131,11 +131,10 @@ impl SubjectLease {
             return None;
         }
         let stash = self.grant.as_ref()?;
-        let low = 10 * u64::from(tokens) <= 3 * u64::from(self.size);
         if self.size > 1
+            && tokens <= self.low_mark
             && now >= self.single_until
             && self.denied.is_none_or(|denial| now >= denial.until)
-            && (low || tokens <= self.demand.within(now, PREFETCH_MICROS))
             && self.lease_size(now) > 1
         {
             return Some(Purpose::Prefetch);
@@ -225,7 +224,9 @@ impl SubjectLease {
             return;
         }
         if self.known.is_none_or(|known| known.minute <= reply.minute) {
-            self.known = Some(Known::of(reply));
+            // An answer to a call that only returns does not say how many replicas are active.
+            let active = if reply.active == 0 { self.known.map_or(1, |known| known.active) } else { reply.active };
+            self.known = Some(Known { active, ..Known::of(reply) });
         }
         self.deposit(received, reply, deadline);
         if reply.granted > 0 {
@@ -298,9 +299,15 @@ impl SubjectLease {
         stash.known = Known::of(reply);
         self.early_at = Mono(stash.deadline.0.saturating_sub(self.jitter));
         if reply.granted > 0 {
-            self.size = if reply.scarce { 1 } else { stash.tokens };
+            self.resize(received, if reply.scarce { 1 } else { stash.tokens });
         }
         self.grant = Some(stash);
+    }
+
+    /// Notes how large the stash is now, and the mark max(0.3·n, λ·6 ms) below which it is low.
+    pub(super) fn resize(&mut self, now: Mono, size: u32) {
+        self.size = size;
+        self.low_mark = ((u64::from(size) * 3 / 10) as u32).max(self.demand.within(now, PREFETCH_MICROS));
     }
 
     /// A grant that was on its way when the recall came goes back too, but for the request it was asked for.

@@ -97,6 +97,8 @@ pub struct SubjectLease {
     early: Option<Stash>,
     /// Tokens in the stash right after the last deposit: the `n` that prefetching is measured by.
     size: u32,
+    /// At or below so many tokens the next lease is asked for.
+    low_mark: u32,
     /// From when in this minute an early lease may be asked for: this long before the deadline, to not ask all at once.
     early_at: Mono,
     jitter: u64,
@@ -134,6 +136,7 @@ impl SubjectLease {
             grant: None,
             early: None,
             size: 0,
+            low_mark: 0,
             early_at: Mono(0),
             jitter: 0,
             early_asked: 0,
@@ -159,21 +162,21 @@ impl SubjectLease {
     /// A request arrives: `limits` are those in force for its key, `cost` what it needs at once. It is charged in full or not
     /// at all.
     pub fn take(&mut self, now: Mono, cost: u32, limits: QuotaLimits) -> Decision {
-        self.note_request(now, cost, limits);
-        self.decide(now, cost)
+        self.note_request(now, cost);
+        self.decide(now, cost, limits)
     }
 
     /// A request arrives that has to queue behind others: it counts as demand, nothing else.
-    pub fn note_request(&mut self, now: Mono, cost: u32, limits: QuotaLimits) {
+    pub fn note_request(&mut self, now: Mono, cost: u32) {
         self.last_used = now;
         self.demand.record(now, cost);
-        if limits != self.limits {
-            self.change_limits(now, limits);
-        }
     }
 
     /// Decides a request that was noted before: the first look of [`Self::take`], or again after an answer.
-    pub fn decide(&mut self, now: Mono, cost: u32) -> Decision {
+    pub fn decide(&mut self, now: Mono, cost: u32, limits: QuotaLimits) -> Decision {
+        if limits != self.limits {
+            self.change_limits(now, limits);
+        }
         self.advance(now);
         if let Some(stash) = &mut self.grant
             && stash.tokens >= cost
@@ -243,14 +246,10 @@ impl SubjectLease {
             && (self.stopped || now.since(self.last_used) >= FORGET_AFTER)
     }
 
-    /// Tokens in hand, for tests and metrics.
-    pub fn unspent(&self) -> u32 {
+    /// Tokens in hand.
+    #[cfg(test)]
+    fn unspent(&self) -> u32 {
         [self.grant, self.early].iter().flatten().map(|stash| stash.tokens).sum()
-    }
-
-    /// The limits of the last request.
-    pub fn limits(&self) -> QuotaLimits {
-        self.limits
     }
 
     /// Lets tokens lapse and an early lease begin.
@@ -266,7 +265,7 @@ impl SubjectLease {
         {
             if now < begun.deadline {
                 self.known = Some(begun.known);
-                self.size = begun.tokens;
+                self.resize(now, begun.tokens);
                 self.early_at = Mono(begun.deadline.0.saturating_sub(self.jitter));
                 self.grant = Some(begun);
             } else {
@@ -302,6 +301,8 @@ impl SubjectLease {
         if let Some(stash) = self.grant.take() {
             self.owe(stash.minute, stash.tokens, now);
         }
+        // Nothing is fetched ahead until a request asks again.
+        self.size = 0;
     }
 
     fn surrender_early(&mut self, now: Mono) {

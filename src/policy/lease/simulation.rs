@@ -220,7 +220,7 @@ impl Simulation {
                 decided => self.note(time, node, decided),
             }
         } else {
-            lease.note_request(now, cost, limits);
+            lease.note_request(now, cost);
             queue.push(cost);
         }
         self.serve(time, node);
@@ -229,7 +229,7 @@ impl Simulation {
     fn serve(&mut self, time: u64, node: usize) {
         let now = self.nodes[node].mono(time);
         while let Some(cost) = self.nodes[node].queue.first().copied() {
-            match self.nodes[node].lease.decide(now, cost) {
+            match self.nodes[node].lease.decide(now, cost, self.world.limits) {
                 Decision::Wait => break,
                 decided => {
                     self.nodes[node].queue.remove(0);

@@ -47,7 +47,7 @@ impl Bench {
                 break;
             }
             self.settle(Waiting { first: cost, total: cost });
-            decision = self.lease.decide(self.mono(), cost);
+            decision = self.lease.decide(self.mono(), cost, LIMITS);
             if decision == Decision::Wait {
                 self.now += 3_000;
             }
@@ -226,7 +226,7 @@ fn a_busy_subject_asks_early_for_the_next_minute_and_does_not_wait_at_its_start(
         if bench.lease.take(bench.mono(), 1, limits) == Decision::Wait {
             waited += u32::from(i > 59_900);
             bench.settle(Waiting { first: 1, total: 1 });
-            assert!(matches!(bench.lease.decide(bench.mono(), 1), Decision::Admit(..)));
+            assert!(matches!(bench.lease.decide(bench.mono(), 1, limits), Decision::Admit(..)));
         }
         bench.settle(Waiting::default());
     }
@@ -313,14 +313,14 @@ fn a_day_that_is_used_up_refuses_by_the_day() {
     for _ in 0..10 {
         if bench.lease.take(bench.mono(), 1, limits) == Decision::Wait {
             bench.settle(Waiting { first: 1, total: 1 });
-            assert!(matches!(bench.lease.decide(bench.mono(), 1), Decision::Admit(..)));
+            assert!(matches!(bench.lease.decide(bench.mono(), 1, limits), Decision::Admit(..)));
         }
     }
-    while bench.lease.decide(bench.mono(), 1) == Decision::Wait {
+    while bench.lease.decide(bench.mono(), 1, limits) == Decision::Wait {
         bench.settle(Waiting { first: 1, total: 1 });
         bench.now += 3_000;
     }
-    let Decision::Deny(state) = bench.lease.decide(bench.mono(), 1) else { panic!("admitted") };
+    let Decision::Deny(state) = bench.lease.decide(bench.mono(), 1, limits) else { panic!("admitted") };
     assert_eq!((state.violated.minute, state.violated.day), (false, true));
     assert_eq!((state.shown().remaining, state.shown().limit), (0, 10));
     assert!(state.retry_after() > 60);

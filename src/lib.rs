@@ -10,11 +10,17 @@
 //! `policy` ← `clock` ← `config`, `store` ← `telemetry` ← `auth`, `limit`, `usage`, `upstream` ← `management` ← `gateway`,
 //! `admin` ← `server` ← `app` ← `cli` ← `main`. A test scans every `use crate::` line and fails on an upward one.
 
+pub mod admin;
+pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod gateway;
+pub mod limit;
 pub mod management;
 pub mod policy;
+pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

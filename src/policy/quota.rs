@@ -6,6 +6,7 @@
 //! [`super::lease`]. This file must not know where the ledger is kept.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::key::QuotaLimits;
@@ -21,29 +22,46 @@ const RECALL_ANSWER_MICROS: u64 = 15_000;
 const RECALL_PAUSE_MICROS: u64 = 250_000;
 
 /// Whose quota is charged: an account, a key or an organization, already told apart by a prefix.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subject(Arc<str>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject {
+    /// Worked out once: the limiter looks a subject up on every request.
+    hash: u64,
+    text: Arc<str>,
+}
 
 impl Subject {
     /// `kind` is `account`, `key` or `organization`; `environment` separates live from test counters.
     pub fn new(kind: &str, environment: super::key::Environment, id: &str) -> Self {
-        Self(format!("{kind}:{}:{id}", environment.as_str()).into())
+        Self::from_stored(&format!("{kind}:{}:{id}", environment.as_str()))
     }
 
     /// As kept in the store.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// From what the store keeps.
     pub fn from_stored(text: &str) -> Self {
-        Self(text.into())
+        // FNV-1a: the same on every machine, and ids are given by the backend, not made up by a client.
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self { hash: text.bytes().fold(0xcbf2_9ce4_8422_2325, fold), text: text.into() }
+    }
+
+    /// A number that spreads subjects evenly.
+    pub const fn spread(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl Hash for Subject {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -65,8 +83,9 @@ pub struct LeaseRequest {
     pub first: bool,
     /// Unspent tokens given back: of which minute, how many. Credited once; never send the same return twice.
     pub give_back: Option<(Minute, u32)>,
-    /// Spent under `store.outage` without a grant; charged even above the limit.
-    pub debit: u32,
+    /// Spent under `store.outage` without a grant: in which minute, how many. Charged to that minute, if the ledger still has
+    /// it, and to its day, even above the limits. Never send the same debit twice.
+    pub debit: Option<(Minute, u32)>,
     /// The highest counters this replica was ever told, to repair a ledger that lost its memory.
     pub seen: Seen,
 }
@@ -147,9 +166,10 @@ impl Ledger {
         if let Some((of, tokens)) = request.give_back {
             self.give_back(of, tokens);
         }
+        if let Some((of, tokens)) = request.debit {
+            self.debit(of, tokens);
+        }
         let (m, d) = (slot(minute), slot(minute / MINUTES_A_DAY));
-        self.minutes[m].granted = self.minutes[m].granted.saturating_add(request.debit);
-        self.days[d].granted = self.days[d].granted.saturating_add(request.debit);
 
         let mut reply = LeaseReply {
             granted: 0,
@@ -218,6 +238,18 @@ impl Ledger {
         let d = &mut self.days[slot(day)];
         if d.day == day {
             d.returned = d.returned.saturating_add(tokens).min(d.granted);
+        }
+    }
+
+    fn debit(&mut self, minute: Minute, tokens: u32) {
+        let m = &mut self.minutes[slot(minute)];
+        if m.minute == minute {
+            m.granted = m.granted.saturating_add(tokens);
+        }
+        let day = minute / MINUTES_A_DAY;
+        let d = &mut self.days[slot(day)];
+        if d.day == day {
+            d.granted = d.granted.saturating_add(tokens);
         }
     }
 

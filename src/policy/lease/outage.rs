@@ -1,0 +1,93 @@
+//! What a replica admits on its own while the store is out of reach (`store.outage.quota`, contract 2).
+//!
+//! Tokens in hand come first, to their deadline. Then, under `local_share`, this replica's part of what was left when the
+//! store was last heard, and of the whole limit in later windows; under `allow`, everything. What was admitted so is a debt
+//! that the store is told of as soon as it answers. `reject` admits nothing and needs nothing from here.
+
+use super::windows::{StoreClock, day_of, quota_state};
+use super::{Decision, SubjectLease};
+use crate::policy::instant::Mono;
+use crate::policy::key::QuotaLimits;
+use crate::policy::quota::{Minute, Violated};
+
+/// The circumstances of an outage.
+#[derive(Debug, Clone, Copy)]
+pub struct Outage {
+    /// `allow`: admit without limit. Otherwise `local_share`.
+    pub unlimited: bool,
+    /// Gateways alive when last heard, at least 1.
+    pub replicas: u32,
+    /// The machine's own clock, in microseconds of the epoch: used only if the store was never heard.
+    pub wall_micros: u64,
+}
+
+/// This replica's part of both windows while the store is away.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalShare {
+    limits: QuotaLimits,
+    minute: Minute,
+    minute_share: u32,
+    minute_spent: u32,
+    day_share: u32,
+    day_spent: u32,
+}
+
+impl SubjectLease {
+    /// Decides a request that [`Self::take`] left waiting, without the store. Never [`Decision::Wait`].
+    pub fn take_local(&mut self, now: Mono, cost: u32, outage: Outage) -> Decision {
+        let clock = *self.clock.get_or_insert(StoreClock::heard(now, outage.wall_micros));
+        let minute = clock.minute(now);
+        let mut share = self.local_share(minute, outage.replicas.max(1));
+        let minute_left = share.minute_share.saturating_sub(share.minute_spent);
+        let day_left = share.day_share.saturating_sub(share.day_spent);
+        let violated = Violated { minute: minute_left < cost, day: day_left < cost };
+        let admit = outage.unlimited || !(violated.minute || violated.day);
+        if admit {
+            share.minute_spent = share.minute_spent.saturating_add(cost);
+            share.day_spent = share.day_spent.saturating_add(cost);
+            self.debts.add(minute, cost);
+            self.return_due = Some(now);
+        }
+        self.local = Some(share);
+        let (of_minute, of_day) = if outage.unlimited {
+            (self.limits.requests_per_minute, self.limits.requests_per_day)
+        } else {
+            (share.minute_share, share.day_share)
+        };
+        let remaining = self.shown.clamp(
+            minute,
+            of_minute.saturating_sub(share.minute_spent),
+            of_day.saturating_sub(share.day_spent),
+        );
+        let violated = if admit { Violated::default() } else { violated };
+        let state = quota_state(self.limits, minute, clock.micros(now), remaining, violated);
+        if admit { Decision::Admit(state, minute) } else { Decision::Deny(state) }
+    }
+
+    /// The share of this window, begun if the last one is over: first ⌊left/R⌋ of what the store last said about it, else
+    /// ⌊limit/R⌋ and at least 1.
+    fn local_share(&self, minute: Minute, replicas: u32) -> LocalShare {
+        let fair = |limit: u32| (limit / replicas).max(1).min(limit);
+        let limits = self.limits;
+        let known = self.known.filter(|known| day_of(known.minute) == day_of(minute));
+        let begun = self.local.filter(|share| share.limits == limits && day_of(share.minute) == day_of(minute));
+        if let Some(share) = begun
+            && share.minute == minute
+        {
+            return share;
+        }
+        LocalShare {
+            limits,
+            minute,
+            minute_share: known
+                .filter(|known| known.minute == minute)
+                .map_or(fair(limits.requests_per_minute), |known| known.minute_left / replicas),
+            minute_spent: 0,
+            day_share: begun.map_or_else(
+                || known.map_or(fair(limits.requests_per_day), |known| known.day_left / replicas),
+                |share| share.day_share,
+            ),
+            day_spent: begun.map_or(0, |share| share.day_spent),
+        }
+    }
+}

@@ -2,7 +2,6 @@
 //! and forwarded byte for byte afterwards (contract 2, "Values").
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -10,10 +9,8 @@ use tokio::time::timeout;
 use super::context::{Inbound, RequestRecord};
 use super::{Gateway, GatewayError, head};
 use crate::policy::access::{Scoped, Values};
-use crate::policy::rejection::Rejection;
-use crate::policy::resource::ValueSource;
 use crate::policy::route::Match;
-use crate::policy::values::bound_values;
+use crate::policy::values::{bound_values, needs_body};
 use crate::upstream::BodyError;
 
 impl Gateway {
@@ -25,10 +22,9 @@ impl Gateway {
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<(Values, Option<Bytes>), GatewayError> {
-        let held = if scoped.must_inspect(&found.route, |source| matches!(source, ValueSource::Body(_))) {
-            Some(self.hold(found, inbound, record).await?)
-        } else {
-            None
+        let held = match needs_body(found, scoped, &inbound.head.headers)? {
+            true => Some(self.hold(found, inbound, record).await?),
+            false => None,
         };
         let values = bound_values(found, scoped, inbound.head.uri.query(), &inbound.head.headers, held.as_deref())?;
         Ok((values, held))
@@ -37,9 +33,6 @@ impl Gateway {
     /// Reads the whole body into memory, within `limits.inspect_bytes` for itself and `limits.inspect_total` for all.
     async fn hold(&self, found: &Match, inbound: &mut Inbound, record: &mut RequestRecord) -> Result<Bytes, GatewayError> {
         let limits = &self.shared.config.limits;
-        if inbound.head.headers.contains_key(CONTENT_ENCODING) {
-            return Err(Rejection::UnsupportedEncoding.into());
-        }
         let route_limit = head::body_limit(&found.route, limits).unwrap_or(u64::MAX);
         let limit = route_limit.min(limits.inspect_bytes as u64);
         head::check_declared_body(&inbound.head, Some(limit))?;

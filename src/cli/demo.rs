@@ -22,7 +22,6 @@ const SCOPES: [&str; 6] = ["models:*", "datasets:*", "workflows:*", "graphs:*", 
 pub(super) fn run(mut config: Config) -> Result<(), CliError> {
     let signals = Signals::install().map_err(failed)?;
     config.log = LogFormat::Text;
-    config.log_level = config.log_level.min(tracing::Level::WARN);
     let first_key = first_key(&config)?;
     let backend = start_backend(&config)?;
     let app = App::start(config).map_err(failed)?;

@@ -81,12 +81,14 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let file = cli.config.as_path();
     match cli.command {
         Command::Run => {
-            let config = prepared(file)?;
+            let (config, warnings) = read(file)?;
+            process::prepare(config.log_level);
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             run::run(config).map_err(failed)?;
         }
         Command::Demo => {
-            let config = prepared(file)?;
-            demo::run(config)?;
+            process::prepare(tracing::Level::WARN);
+            demo::run(load(file)?)?;
         }
         Command::Check { format } => return Ok(check::run(file, format)),
         Command::Routes => routes::run(&load(file)?),
@@ -109,22 +111,13 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The file, without its warnings: those are for `check` and `run`.
 fn load(file: &Path) -> Result<Config, CliError> {
-    let (config, warnings) = crate::config::load(file, &|name| std::env::var(name).ok())?;
-    warnings.iter().for_each(warn);
-    Ok(config)
+    Ok(read(file)?.0)
 }
 
-fn warn(diagnostic: &Diagnostic) {
-    eprintln!("{diagnostic}");
-}
-
-/// Loads the file for a process that serves: with its log, and with panics that give nothing away.
-fn prepared(file: &Path) -> Result<Config, CliError> {
-    let config = load(file)?;
-    process::log_to_stderr(config.log_level);
-    process::redact_panics();
-    Ok(config)
+fn read(file: &Path) -> Result<(Config, Vec<Diagnostic>), CliError> {
+    Ok(crate::config::load(file, &|name| std::env::var(name).ok())?)
 }
 
 fn open(config: &Config) -> Result<Arc<dyn Store>, CliError> {

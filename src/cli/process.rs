@@ -7,8 +7,14 @@ use tracing::Level;
 
 use crate::telemetry::redact;
 
+/// Makes a process that serves ready: its diagnostics, and panics that give nothing away.
+pub(super) fn prepare(level: Level) {
+    log_to_stderr(level);
+    redact_panics();
+}
+
 /// Diagnostics as lines on stderr; stdout belongs to the request log and to what commands print.
-pub(super) fn log_to_stderr(level: Level) {
+fn log_to_stderr(level: Level) {
     let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).finish();
     // A second call, in a test, finds the first one's subscriber in place: that is fine.
     let _ = tracing::subscriber::set_global_default(subscriber);
@@ -23,7 +29,7 @@ pub(super) fn forbid_core_dumps() {
 }
 
 /// A panic is one redacted line, not a message that may quote what a client sent.
-pub(super) fn redact_panics() {
+fn redact_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let payload = panic.payload();
         let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));

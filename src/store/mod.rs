@@ -16,8 +16,14 @@
 //!
 //! A store must not decide anything: no scope, limit or rejection is known here.
 
+#[cfg(test)]
+pub(crate) mod contract;
+#[doc(hidden)]
+pub mod faulty;
+#[doc(hidden)]
 pub mod memory;
 pub mod sqlite;
+pub mod time;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,6 +38,11 @@ use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord, Timestamp};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Minute, Subject};
 use crate::policy::resource::Kind;
 use crate::policy::scope::Scope;
+
+/// Usage counts at most so many distinct resource ids per key and day; clients choose them, so there must be an end.
+pub const MAX_RESOURCES: usize = 1000;
+/// The resource id under which the rest is counted.
+pub const OTHER: &str = "_other";
 
 /// What every method returns: a boxed future, so that the trait is object-safe.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -282,7 +293,8 @@ pub enum FlushOutcome {
     Applied,
     /// It had been added before; nothing was done.
     Duplicate,
-    /// A batch before it is missing; resend from after this sequence.
+    /// A batch before it is missing; resend from after this sequence. A replica that the store does not know (any more: it flushed
+    /// nothing for a week) may start at any sequence.
     Gap(u64),
 }
 

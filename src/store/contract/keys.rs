@@ -1,0 +1,146 @@
+//! Contract: keys, accounts, events and idempotency rows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CREATED, account_id, at, create, event, hash, key_id, record, secret};
+use crate::policy::key::Account;
+use crate::store::{Action, IdempotencyClaim, KeyFilter, Store, StoreError, Version};
+
+pub(crate) async fn a_created_key_is_found_by_its_secret_and_by_its_id(store: Arc<dyn Store>) {
+    create(&*store, "k1", "a1").await;
+    create(&*store, "k2", "a1").await;
+    let found = store.key_by_secret(hash("k1")).await.unwrap().unwrap();
+    assert_eq!(found.record, record("k1", "a1"));
+    assert_eq!(found.secrets, [secret("k1")]);
+    assert_eq!(found.account, Account::unset(account_id("a1")));
+    assert_eq!(store.key(key_id("k1")).await.unwrap().unwrap(), found);
+    assert!(store.key_by_secret(hash("nobody")).await.unwrap().is_none());
+    assert!(store.key(key_id("k3")).await.unwrap().is_none());
+    assert_eq!(store.events(key_id("k1")).await.unwrap(), [event(Action::Created)]);
+    store.ping().await.unwrap();
+}
+
+pub(crate) async fn an_id_or_a_secret_that_exists_is_a_conflict_and_nothing_is_done(store: Arc<dyn Store>) {
+    create(&*store, "k1", "a1").await;
+    let same_id = store.create_key(record("k1", "a2"), secret("other"), event(Action::Created)).await;
+    assert!(matches!(same_id, Err(StoreError::Conflict)), "{same_id:?}");
+    let same_secret = store.create_key(record("k2", "a2"), secret("k1"), event(Action::Created)).await;
+    assert!(matches!(same_secret, Err(StoreError::Conflict)), "{same_secret:?}");
+    assert!(store.key(key_id("k2")).await.unwrap().is_none(), "half a key was stored");
+    assert!(store.key_by_secret(hash("other")).await.unwrap().is_none(), "a secret was stored without its key");
+    assert!(store.events(key_id("k2")).await.unwrap().is_empty());
+    assert_eq!(store.events(key_id("k1")).await.unwrap().len(), 1);
+}
+
+pub(crate) async fn a_key_is_replaced_only_at_the_version_that_was_read(store: Arc<dyn Store>) {
+    create(&*store, "k1", "a1").await;
+    let read = store.key(key_id("k1")).await.unwrap().unwrap();
+    let mut changed = read.record.clone();
+    changed.disabled = true;
+    store.replace_key(changed.clone(), read.version, event(Action::Disabled)).await.unwrap();
+    let again = store.replace_key(read.record.clone(), read.version, event(Action::Enabled)).await;
+    assert!(matches!(again, Err(StoreError::Conflict)), "{again:?}");
+    let absent = store.replace_key(record("k9", "a1"), Version(1), event(Action::Updated)).await;
+    assert!(matches!(absent, Err(StoreError::Conflict)), "{absent:?}");
+
+    let now = store.key_by_secret(hash("k1")).await.unwrap().unwrap();
+    assert_eq!((now.record, now.secrets), (changed, read.secrets));
+    assert_ne!(now.version, read.version);
+    let actions: Vec<_> = store.events(key_id("k1")).await.unwrap().into_iter().map(|event| event.action).collect();
+    assert_eq!(actions, [Action::Created, Action::Disabled]);
+}
+
+pub(crate) async fn a_deleted_key_loses_its_secrets_and_stays_readable(store: Arc<dyn Store>) {
+    create(&*store, "k1", "a1").await;
+    let read = store.key(key_id("k1")).await.unwrap().unwrap();
+    let mut deleted = read.record.clone();
+    deleted.deleted_at = Some(at(CREATED + 5));
+    store.replace_key(deleted.clone(), read.version, event(Action::Deleted)).await.unwrap();
+
+    assert!(store.key_by_secret(hash("k1")).await.unwrap().is_none());
+    let kept = store.key(key_id("k1")).await.unwrap().unwrap();
+    assert_eq!((kept.record, kept.secrets.len()), (deleted.clone(), 0));
+    assert_eq!(store.events(key_id("k1")).await.unwrap().len(), 2);
+    assert!(store.keys(KeyFilter::default()).await.unwrap().is_empty());
+    assert_eq!(store.keys(KeyFilter { account_id: None, include_deleted: true }).await.unwrap().len(), 1);
+
+    deleted.deleted_at = None;
+    store.replace_key(deleted, kept.version, event(Action::Updated)).await.unwrap();
+    assert!(store.key_by_secret(hash("k1")).await.unwrap().is_none(), "a deleted secret came back");
+}
+
+pub(crate) async fn keys_are_listed_newest_first_and_by_account(store: Arc<dyn Store>) {
+    for (id, account, age) in [("k2", "a1", 20), ("k1", "a1", 30), ("k4", "a1", 10), ("k3", "a1", 10), ("k5", "a2", 0)]
+    {
+        let mut record = record(id, account);
+        record.created_at = at(CREATED - age);
+        store.create_key(record, secret(id), event(Action::Created)).await.unwrap();
+    }
+    let ids = |keys: Vec<crate::store::StoredKey>| -> Vec<String> {
+        keys.into_iter().map(|key| key.record.id.to_string()).collect()
+    };
+    assert_eq!(ids(store.keys(KeyFilter::default()).await.unwrap()), ["k5", "k4", "k3", "k2", "k1"]);
+    let of_one = KeyFilter { account_id: Some(account_id("a1")), include_deleted: false };
+    assert_eq!(ids(store.keys(of_one).await.unwrap()), ["k4", "k3", "k2", "k1"]);
+    let of_nobody = KeyFilter { account_id: Some(account_id("a3")), include_deleted: false };
+    assert!(store.keys(of_nobody).await.unwrap().is_empty());
+}
+
+pub(crate) async fn an_account_is_made_once_replaced_by_version_and_comes_with_its_keys(store: Arc<dyn Store>) {
+    create(&*store, "k1", "a1").await;
+    assert!(store.account(account_id("a1")).await.unwrap().is_none());
+    let mut account = Account::unset(account_id("a1"));
+    account.plan = Some("pro".into());
+    account.requests_per_day = Some(u32::MAX);
+    store.replace_account(account.clone(), None).await.unwrap();
+    let twice = store.replace_account(account.clone(), None).await;
+    assert!(matches!(twice, Err(StoreError::Conflict)), "{twice:?}");
+
+    let (read, version) = store.account(account_id("a1")).await.unwrap().unwrap();
+    assert_eq!(read, account);
+    assert_eq!(store.key_by_secret(hash("k1")).await.unwrap().unwrap().account, account);
+    account.suspended = true;
+    store.replace_account(account.clone(), Some(version)).await.unwrap();
+    let stale = store.replace_account(read, Some(version)).await;
+    assert!(matches!(stale, Err(StoreError::Conflict)), "{stale:?}");
+    let absent = store.replace_account(Account::unset(account_id("a2")), Some(Version(1))).await;
+    assert!(matches!(absent, Err(StoreError::Conflict)), "{absent:?}");
+
+    assert!(store.key(key_id("k1")).await.unwrap().unwrap().account.suspended);
+    store.replace_account(Account::unset(account_id("a0")), None).await.unwrap();
+    assert_eq!(store.accounts().await.unwrap(), [Account::unset(account_id("a0")), account]);
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+pub(crate) async fn an_idempotency_row_is_claimed_once_and_keeps_its_answer(store: Arc<dyn Store>) {
+    let (name, request) = ([1; 32], [2; 32]);
+    let claim = |request| store.idempotency_claim(name, request, HOUR);
+    let many = (0..8).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.idempotency_claim(name, request, HOUR).await.unwrap() })
+    });
+    let mut claimed = 0;
+    for claim in many.collect::<Vec<_>>() {
+        match claim.await.unwrap() {
+            IdempotencyClaim::Claimed => claimed += 1,
+            other => assert_eq!(other, IdempotencyClaim::InProgress),
+        }
+    }
+    assert_eq!(claimed, 1);
+    assert_eq!(claim([3; 32]).await.unwrap(), IdempotencyClaim::Mismatch);
+    store.idempotency_finish(name, Some(vec![9; 3])).await.unwrap();
+    assert_eq!(claim(request).await.unwrap(), IdempotencyClaim::Finished(vec![9; 3]));
+    assert_eq!(claim([3; 32]).await.unwrap(), IdempotencyClaim::Mismatch);
+}
+
+pub(crate) async fn an_idempotency_row_is_free_again_when_released_or_expired(store: Arc<dyn Store>) {
+    let claim = |name, ttl| store.idempotency_claim([name; 32], [2; 32], ttl);
+    assert_eq!(claim(1, HOUR).await.unwrap(), IdempotencyClaim::Claimed);
+    store.idempotency_finish([1; 32], None).await.unwrap();
+    assert_eq!(claim(1, HOUR).await.unwrap(), IdempotencyClaim::Claimed);
+    assert_eq!(claim(2, Duration::ZERO).await.unwrap(), IdempotencyClaim::Claimed);
+    assert_eq!(claim(2, HOUR).await.unwrap(), IdempotencyClaim::Claimed);
+    assert_eq!(claim(2, HOUR).await.unwrap(), IdempotencyClaim::InProgress);
+}

@@ -1,0 +1,233 @@
+//! A store that fails on command, for tests of whoever stands above it.
+//!
+//! Wraps any store. Each method can be made to fail, to lose its reply or to wait; every call is counted; the feed can be cut. What
+//! it does is decided when the future is first polled.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::policy::credential::KeyHash;
+use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord};
+use crate::policy::quota::{LeaseReply, LeaseRequest, Subject};
+
+use super::{
+    ChangeFeed, Event, FeedItem, FlushOutcome, IdempotencyClaim, KeyFilter, Replica, ReplicaId, Revision, SecretRow,
+    Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
+};
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is done: [`StoreError::Unavailable`].
+    Unavailable,
+    /// Nothing is done, but the caller cannot know: [`StoreError::Unknown`].
+    LoseRequest,
+    /// It is done, but the caller cannot know: [`StoreError::Unknown`].
+    LoseReply,
+    /// It is done this much later.
+    DelayRequest(Duration),
+    /// It is done at once and answered this much later.
+    DelayReply(Duration),
+    /// It is done once [`FaultyStore::release`] is called.
+    Hold,
+}
+
+/// See the module.
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    control: Mutex<Control>,
+    released: watch::Sender<u64>,
+    feeds: Arc<Mutex<Feeds>>,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    /// Of one method, with the number of calls it still applies to.
+    faults: HashMap<Method, (Fault, u64)>,
+    everywhere: Option<Fault>,
+    calls: HashMap<Method, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Feeds {
+    senders: Vec<mpsc::UnboundedSender<FeedItem>>,
+    cut: bool,
+}
+
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStore").field("control", &self.control).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FaultyStore {
+    /// A store that behaves, until told otherwise.
+    pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        let (released, _) = watch::channel(0);
+        Arc::new(Self { inner, control: Mutex::default(), released, feeds: Arc::default() })
+    }
+
+    /// From now on every call of `method` goes wrong.
+    pub fn inject(&self, method: Method, fault: Fault) {
+        self.inject_times(method, fault, u64::MAX);
+    }
+
+    /// The next `times` calls of `method` go wrong.
+    pub fn inject_times(&self, method: Method, fault: Fault, times: u64) {
+        lock(&self.control).faults.insert(method, (fault, times));
+    }
+
+    /// From now on every call goes wrong that has no fault of its own: an outage.
+    pub fn inject_everywhere(&self, fault: Fault) {
+        lock(&self.control).everywhere = Some(fault);
+    }
+
+    /// Everything works again. Calls that are held or delayed go on as they were.
+    pub fn heal(&self) {
+        let mut control = lock(&self.control);
+        control.faults.clear();
+        control.everywhere = None;
+    }
+
+    /// Lets all calls go on that are held now.
+    pub fn release(&self) {
+        self.released.send_modify(|count| *count += 1);
+    }
+
+    /// How often a method was called, with whatever outcome.
+    pub fn calls(&self, method: Method) -> u64 {
+        lock(&self.control).calls.get(&method).copied().unwrap_or(0)
+    }
+
+    /// Subscribers get `Lost`, and no changes until [`Self::restore_feed`].
+    pub fn cut_feed(&self) {
+        let mut feeds = lock(&self.feeds);
+        feeds.cut = true;
+        feeds.send(&FeedItem::Lost);
+    }
+
+    /// Subscribers get `Restored` with this revision, then changes again.
+    pub fn restore_feed(&self, revision: Revision) {
+        let mut feeds = lock(&self.feeds);
+        feeds.cut = false;
+        feeds.send(&FeedItem::Restored(revision));
+    }
+
+    /// Sends an item to all subscribers, as if it had happened.
+    pub fn feed(&self, item: &FeedItem) {
+        lock(&self.feeds).send(item);
+    }
+
+    fn begin(&self, method: Method) -> Option<Fault> {
+        let mut control = lock(&self.control);
+        *control.calls.entry(method).or_default() += 1;
+        match control.faults.get_mut(&method) {
+            Some((fault, times)) if *times > 0 => {
+                *times -= 1;
+                Some(fault.clone())
+            }
+            _ => control.everywhere.clone(),
+        }
+    }
+
+    fn pass<'a, T: Send + 'a>(
+        &'a self,
+        method: Method,
+        call: impl FnOnce(&'a dyn Store) -> StoreFuture<'a, T> + Send + 'a,
+    ) -> StoreFuture<'a, T> {
+        Box::pin(async move {
+            let fault = self.begin(method);
+            let lost = || StoreError::Unknown(format!("injected into {method:?}"));
+            match &fault {
+                Some(Fault::Unavailable) => return Err(StoreError::Unavailable(format!("injected into {method:?}"))),
+                Some(Fault::LoseRequest) => return Err(lost()),
+                Some(Fault::DelayRequest(delay)) => tokio::time::sleep(*delay).await,
+                Some(Fault::Hold) => {
+                    // Fails only when the sender is gone, which `self` owns.
+                    let _ = self.released.subscribe().changed().await;
+                }
+                Some(Fault::LoseReply | Fault::DelayReply(_)) | None => {}
+            }
+            let outcome = call(&*self.inner).await;
+            match fault {
+                Some(Fault::LoseReply) => Err(lost()),
+                Some(Fault::DelayReply(delay)) => {
+                    tokio::time::sleep(delay).await;
+                    outcome
+                }
+                _ => outcome,
+            }
+        })
+    }
+}
+
+impl Feeds {
+    fn send(&mut self, item: &FeedItem) {
+        self.senders.retain(|sender| sender.send(item.clone()).is_ok());
+    }
+}
+
+/// Writes the delegating methods, and the names by which they are told apart.
+macro_rules! faulty_methods {
+    ($($variant:ident $method:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
+        /// A method of [`Store`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, reason = "each is named like its method")]
+        pub enum Method { $($variant),* }
+
+        impl Store for FaultyStore {
+            $(fn $method(&self, $($argument: $kind),*) -> StoreFuture<'_, $answer> {
+                self.pass(Method::$variant, move |inner| inner.$method($($argument),*))
+            })*
+
+            /// Needs a tokio runtime around it: a task passes the inner feed on.
+            fn subscribe(&self) -> ChangeFeed {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                let mut inner = self.inner.subscribe();
+                lock(&self.feeds).senders.push(sender.clone());
+                let feeds = Arc::clone(&self.feeds);
+                tokio::spawn(async move {
+                    while let Some(item) = inner.recv().await {
+                        let feeds = lock(&feeds);
+                        if !feeds.cut && sender.send(item).is_err() {
+                            return;
+                        }
+                    }
+                });
+                receiver
+            }
+        }
+    };
+}
+
+faulty_methods! {
+    KeyBySecret key_by_secret(hash: KeyHash) -> Option<StoredKey>;
+    Key key(id: KeyId) -> Option<StoredKey>;
+    Keys keys(filter: KeyFilter) -> Vec<StoredKey>;
+    CreateKey create_key(record: KeyRecord, secret: SecretRow, event: Event) -> Revision;
+    ReplaceKey replace_key(record: KeyRecord, expected: Version, event: Event) -> Revision;
+    Account account(id: AccountId) -> Option<(Account, Version)>;
+    Accounts accounts() -> Vec<Account>;
+    ReplaceAccount replace_account(account: Account, expected: Option<Version>) -> Revision;
+    Lease lease(subject: Subject, request: LeaseRequest) -> LeaseReply;
+    Register register(id: ReplicaId, name: String) -> Revision;
+    Heartbeat heartbeat(id: ReplicaId) -> bool;
+    Acknowledge acknowledge(id: ReplicaId, revision: Revision) -> ();
+    Deregister deregister(id: ReplicaId) -> ();
+    Replicas replicas() -> Vec<Replica>;
+    FlushUsage flush_usage(batch: UsageBatch) -> FlushOutcome;
+    Usage usage(key_id: KeyId, from: Day, to: Day) -> Vec<UsageCount>;
+    Events events(key_id: KeyId) -> Vec<Event>;
+    IdempotencyClaim idempotency_claim(name: [u8; 32], request: [u8; 32], ttl: Duration) -> IdempotencyClaim;
+    IdempotencyFinish idempotency_finish(name: [u8; 32], answer: Option<Vec<u8>>) -> ();
+    Sweep sweep(retention: Duration) -> ();
+    Ping ping() -> ();
+}

@@ -12,6 +12,7 @@ mod process;
 mod routes;
 mod run;
 pub mod sample_backend;
+mod trial;
 
 use std::ffi::OsString;
 use std::path::Path;

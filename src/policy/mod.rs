@@ -17,3 +17,4 @@ pub mod resource;
 pub mod route;
 pub mod scope;
 pub mod table;
+pub mod values;

@@ -93,8 +93,22 @@ pub enum ValueSource {
     Query(String),
     /// `header.NAME`
     Header(http::HeaderName),
-    /// `body./POINTER`: a JSON pointer (RFC 6901), unescaped into its members. A bare name is one member.
+    /// `body./POINTER`: a JSON pointer (RFC 6901), unescaped into its members. Never empty.
     Body(Vec<String>),
+}
+
+impl fmt::Display for ValueSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(name) => write!(f, "path.{name}"),
+            Self::Query(name) => write!(f, "query.{name}"),
+            Self::Header(name) => write!(f, "header.{name}"),
+            Self::Body(members) => {
+                let escaped = members.iter().map(|member| member.replace('~', "~0").replace('/', "~1"));
+                write!(f, "body.{}", escaped.map(|member| format!("/{member}")).collect::<String>())
+            }
+        }
+    }
 }
 
 /// What a limited key may do on a route that touches a kind and binds none of it.

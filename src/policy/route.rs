@@ -46,6 +46,18 @@ impl Access {
     }
 }
 
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let joined = |joint: &str| self.scopes().iter().map(Scope::as_str).collect::<Vec<_>>().join(joint);
+        match self {
+            Self::Public => f.write_str("public"),
+            Self::Authenticated => f.write_str("any key"),
+            Self::AnyScope(_) => f.write_str(&joined(" or ")),
+            Self::AllScopes(_) => f.write_str(&joined(" and ")),
+        }
+    }
+}
+
 /// Which methods a route takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Methods {

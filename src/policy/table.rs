@@ -120,15 +120,15 @@ impl RouteTable {
     fn search(&self, node: usize, rest: &[Cow<'_, str>], method: &Method, allow: &mut Allow) -> Option<RouteId> {
         let node = self.nodes.get(node)?;
         let Some((first, after)) = rest.split_first() else { return node.end.take(method, allow) };
-        if let Ok(at) = node.literals.binary_search_by(|(text, _)| (**text).cmp(first)) {
-            if let Some(found) = self.search(node.literals[at].1, after, method, allow) {
-                return Some(found);
-            }
+        if let Ok(at) = node.literals.binary_search_by(|(text, _)| (**text).cmp(first))
+            && let Some(found) = self.search(node.literals[at].1, after, method, allow)
+        {
+            return Some(found);
         }
-        if let (Some(child), false) = (node.variable, first.is_empty()) {
-            if let Some(found) = self.search(child, after, method, allow) {
-                return Some(found);
-            }
+        if let (Some(child), false) = (node.variable, first.is_empty())
+            && let Some(found) = self.search(child, after, method, allow)
+        {
+            return Some(found);
         }
         node.tail.take(method, allow)
     }

@@ -62,7 +62,7 @@ fn from_query(query: &str, name: &str) -> Result<Option<String>, Rejection> {
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         // A name that cannot be decoded cannot be the one that is bound.
-        if !decode_form(key).is_some_and(|key| key == name) {
+        if decode_form(key).is_none_or(|key| key != name) {
             continue;
         }
         if found.is_some() {

@@ -28,10 +28,10 @@ pub(super) fn listen(value: &Value<'_>) -> Option<Listen> {
     if let Some(networks) = public.get("trusted_proxies") {
         unbuilt::refuse::<()>(&networks, &unbuilt::NETWORKS);
     }
-    if let Some(value) = public.get("proxy_protocol") {
-        if value.flag() == Some(true) {
-            value.not_yet::<()>("write proxy_protocol: false, the default");
-        }
+    if let Some(value) = public.get("proxy_protocol")
+        && value.flag() == Some(true)
+    {
+        value.not_yet::<()>("write proxy_protocol: false, the default");
     }
     let address = public.require("address", "write address: 127.0.0.1:8080");
     let listen =
@@ -52,10 +52,10 @@ pub(super) fn store(value: &Value<'_>, file: &Path) -> Option<StoreConfig> {
             unbuilt::refuse::<()>(&value, &shape);
         }
     }
-    if let Some(prefix) = store.get("prefix") {
-        if prefix.text().is_some_and(|prefix| prefix != "sm:") {
-            prefix.not_yet::<()>("write prefix: \"sm:\", the default");
-        }
+    if let Some(prefix) = store.get("prefix")
+        && prefix.text().is_some_and(|prefix| prefix != "sm:")
+    {
+        prefix.not_yet::<()>("write prefix: \"sm:\", the default");
     }
     let outage = store.get("outage").and_then(|value| value.mapping(&["quota", "serve_cached_keys_for"]));
     let outage_quota = outage.as_ref().and_then(|outage| outage.get("quota")).and_then(|value| {
@@ -120,10 +120,10 @@ const CAPACITY: u64 = 1_000_000;
 pub(super) fn management(value: Option<&Value<'_>>) -> Management {
     let management = value.and_then(|value| value.mapping(&["base_path", "console_path", "rate"]));
     let member = |name: &str| management.as_ref().and_then(|management| management.get(name));
-    if let Some(console) = member("console_path") {
-        if console.text().is_some_and(|text| text != "false" && text != DEFAULT_CONSOLE_PATH) {
-            console.not_yet::<()>("remove it, or write console_path: false");
-        }
+    if let Some(console) = member("console_path")
+        && console.text().is_some_and(|text| text != "false" && text != DEFAULT_CONSOLE_PATH)
+    {
+        console.not_yet::<()>("remove it, or write console_path: false");
     }
     Management {
         base_path: member("base_path").and_then(|v| base_path(&v)).unwrap_or_else(|| DEFAULT_BASE_PATH.to_owned()),

@@ -44,10 +44,10 @@ pub(super) fn limits(value: Option<&Value<'_>>) -> Limits {
         inspect_bytes: size("inspect_bytes", 1, 1 << 20),
         inspect_total: size("inspect_total", 1, 64 << 20),
     };
-    if limits.inspect_total < limits.inspect_bytes {
-        if let Some(value) = member("inspect_total").or_else(|| member("inspect_bytes")) {
-            value.mistake::<()>("inspect_total is less than inspect_bytes", "one body at least must fit");
-        }
+    if limits.inspect_total < limits.inspect_bytes
+        && let Some(value) = member("inspect_total").or_else(|| member("inspect_bytes"))
+    {
+        value.mistake::<()>("inspect_total is less than inspect_bytes", "one body at least must fit");
     }
     limits
 }
@@ -72,10 +72,10 @@ pub(super) fn timeouts(value: Option<&Value<'_>>) -> Timeouts {
         let default = Duration::from_secs(seconds);
         timeouts.as_ref().map_or(default, |timeouts| timeouts.duration(name, default))
     };
-    if let Some(value) = timeouts.as_ref().and_then(|timeouts| timeouts.get("handshake")) {
-        if value.positive_duration().is_some_and(|handshake| handshake != Duration::from_secs(10)) {
-            value.not_yet::<()>("remove it: it concerns TLS only");
-        }
+    if let Some(value) = timeouts.as_ref().and_then(|timeouts| timeouts.get("handshake"))
+        && value.positive_duration().is_some_and(|handshake| handshake != Duration::from_secs(10))
+    {
+        value.not_yet::<()>("remove it: it concerns TLS only");
     }
     Timeouts {
         header: duration("header", 10),
@@ -97,10 +97,10 @@ pub(super) fn drain(value: Option<&Value<'_>>) -> Drain {
 
 pub(super) fn usage(value: Option<&Value<'_>>) -> UsageConfig {
     let usage = value.and_then(|value| value.mapping(&["flush", "journal", "retention"]));
-    if let Some(value) = usage.as_ref().and_then(|usage| usage.get("journal")) {
-        if value.peek() != Some("none") {
-            unbuilt::refuse::<()>(&value, &unbuilt::TEXT);
-        }
+    if let Some(value) = usage.as_ref().and_then(|usage| usage.get("journal"))
+        && value.peek() != Some("none")
+    {
+        unbuilt::refuse::<()>(&value, &unbuilt::TEXT);
     }
     let duration =
         |name: &str, default: Duration| usage.as_ref().map_or(default, |usage| usage.duration(name, default));
@@ -110,10 +110,10 @@ pub(super) fn usage(value: Option<&Value<'_>>) -> UsageConfig {
 pub(super) fn keys(value: Option<&Value<'_>>) -> KeyShape {
     let keys = value.and_then(|value| value.mapping(&["require_checksum", "import_hashes", "adopt"]));
     let member = |name: &str| keys.as_ref().and_then(|keys| keys.get(name));
-    if let Some(value) = member("adopt") {
-        if value.flag() == Some(true) {
-            value.not_yet::<()>("write adopt: false, the default");
-        }
+    if let Some(value) = member("adopt")
+        && value.flag() == Some(true)
+    {
+        value.not_yet::<()>("write adopt: false, the default");
     }
     if let Some(value) = member("import_hashes") {
         let only_default = value.is_sequence()

@@ -66,15 +66,15 @@ fn upstream(name: &str, value: &Value<'_>) -> Upstream {
             unbuilt::refuse::<()>(&value, shape);
         }
     }
-    if let Some(value) = map.get("http2") {
-        if value.flag() == Some(true) {
-            value.not_yet::<()>("write http2: false, the default");
-        }
+    if let Some(value) = map.get("http2")
+        && value.flag() == Some(true)
+    {
+        value.not_yet::<()>("write http2: false, the default");
     }
-    if let Some(value) = map.get("host") {
-        if value.text().is_some_and(|host| host != "preserve") {
-            value.not_yet::<()>("write host: preserve, the default");
-        }
+    if let Some(value) = map.get("host")
+        && value.text().is_some_and(|host| host != "preserve")
+    {
+        value.not_yet::<()>("write host: preserve, the default");
     }
     upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);
     if let Some(authority) = endpoints(&map) {

@@ -1,12 +1,9 @@
 //! What compiles and probably means something else.
 
 use super::reader::Value;
-use crate::config::model::Management;
+use crate::config::model::{CLIENT_MANAGEMENT_PATH, Management};
 use crate::policy::pattern::{Pattern, Segment};
 use crate::policy::route::{Access, RouteTable};
-
-/// The path at which the published client calls the management API.
-const CLIENT_PATH: &str = "/api/v1/me/apikeys";
 
 /// Warnings about the routes as a whole, at `routes`.
 pub(super) fn routes(value: &Value<'_>, table: &RouteTable, management: &Management) {
@@ -21,7 +18,7 @@ pub(super) fn routes(value: &Value<'_>, table: &RouteTable, management: &Managem
 }
 
 fn shadowed(value: &Value<'_>, table: &RouteTable, management: &Management) {
-    for base in [management.base_path.as_str(), CLIENT_PATH] {
+    for base in [management.base_path.as_str(), CLIENT_MANAGEMENT_PATH] {
         let Ok(base_path) = Pattern::parse(base) else { continue };
         for route in table.routes().iter().filter(|route| below(&route.pattern, &base_path)) {
             value.warning(

@@ -1,0 +1,218 @@
+//! `explain`: each check of one request and its outcome, by the code of the data path itself.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+
+use super::args::ExplainArgs;
+use super::trial::{Outcome, Step, Trial};
+use super::{CliError, block_on, failed};
+use crate::clock::SystemClock;
+use crate::config::model::Config;
+use crate::policy::access::{Grant, KeyProfile};
+use crate::policy::key::{Account, AccountId, Environment, KeyId, KeyRecord, OrganizationId, ResourceId, Timestamp};
+use crate::policy::rejection::Rejection;
+use crate::policy::scope::Scope;
+use crate::store::{Store, StoredKey};
+
+/// Explains one request on stdout. The store is opened only for `--key-id`.
+pub(super) fn run(
+    config: &Config,
+    args: &ExplainArgs,
+    open: impl FnOnce() -> Result<Arc<dyn Store>, CliError>,
+) -> Result<(), CliError> {
+    let now = SystemClock::shared().wall();
+    let body = match &args.body {
+        Some(file) => Some(std::fs::read(file).map_err(|error| failed(format!("{}: {error}", file.display())))?),
+        None => None,
+    };
+    let key = match &args.key_id {
+        Some(id) => {
+            let (id, store) = (KeyId::parse(id).map_err(failed)?, open()?);
+            let stored = block_on(store.key(id.clone()))?.map_err(failed)?;
+            Some(stored_key(config, stored.ok_or_else(|| failed(format!("there is no key {id}")))?))
+        }
+        None => imagined_key(config, args, now)?.map(|profile| Ok(Arc::new(profile))),
+    };
+    explain(config, args, key, body.as_deref(), now, &mut io::stdout().lock())
+}
+
+/// What authentication makes of a stored key; a deleted one is unknown to it.
+fn stored_key(config: &Config, key: StoredKey) -> Result<Arc<KeyProfile>, Rejection> {
+    if key.record.deleted_at.is_some() {
+        return Err(Rejection::InvalidKey);
+    }
+    let secret_expires_at = key.secrets.first().and_then(|secret| secret.expires_at);
+    Ok(Arc::new(config.profile(key.record, key.account, secret_expires_at)))
+}
+
+/// The key that the arguments imagine; `None` when they name none: the request comes without a key.
+fn imagined_key(config: &Config, args: &ExplainArgs, now: Timestamp) -> Result<Option<KeyProfile>, CliError> {
+    let ids = |texts: &[String]| {
+        texts.iter().map(|text| ResourceId::parse(text)).collect::<Result<Vec<_>, _>>().map_err(failed)
+    };
+    let limit = |ids: Vec<ResourceId>| if ids.is_empty() { None } else { Some(ids) };
+    let scopes = args.scope.iter().map(|text| Scope::parse(text)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let organization_id = args.organization_id.as_deref().map(OrganizationId::parse).transpose().map_err(failed)?;
+    let (model_ids, dataset_ids) = (limit(ids(&args.model_id)?), limit(ids(&args.dataset_id)?));
+    if scopes.is_empty() && organization_id.is_none() && model_ids.is_none() && dataset_ids.is_none() {
+        return Ok(None);
+    }
+    let account_id = AccountId::parse("imagined").map_err(failed)?;
+    let record = KeyRecord {
+        id: KeyId::parse("imagined").map_err(failed)?,
+        name: "imagined".to_owned(),
+        key_prefix: "sm_live_".to_owned(),
+        environment: Environment::Live,
+        account_id: account_id.clone(),
+        organization_id,
+        scopes,
+        model_ids,
+        dataset_ids,
+        expires_at: None,
+        disabled: false,
+        created_at: now,
+        updated_at: now,
+        created_by: "cli".to_owned(),
+        deleted_at: None,
+    };
+    Ok(Some(config.profile(record, Account::unset(account_id), None)))
+}
+
+/// Prints one line per check, then the final status and code.
+fn explain(
+    config: &Config,
+    args: &ExplainArgs,
+    key: Option<Result<Arc<KeyProfile>, Rejection>>,
+    body: Option<&[u8]>,
+    now: Timestamp,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let method =
+        Method::from_bytes(args.method.as_bytes()).map_err(|_| failed(format!("`{}` is not a method", args.method)))?;
+    let trial = Trial { method, target: &args.path, headers: HeaderMap::new(), body, key, now };
+    let (steps, outcome) = trial.decide(config);
+    print(config, &steps, &outcome, out).map_err(failed)
+}
+
+fn print(config: &Config, steps: &[Step], outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
+    for step in steps {
+        writeln!(out, "{} {:<12} {}", if step.passed { '✓' } else { '✗' }, step.name, step.why)?;
+    }
+    match outcome {
+        Outcome::Forwarded(grant) => forwarded(config, grant, out),
+        Outcome::Management => writeln!(out, "allowed: the management API checks scope and grant itself"),
+        Outcome::Refused(rejection) => {
+            let problem = rejection.problem();
+            writeln!(out, "{} {}: {}", problem.status, problem.code, problem.detail)
+        }
+    }
+}
+
+fn forwarded(config: &Config, grant: &Grant, out: &mut dyn Write) -> io::Result<()> {
+    match grant.profile() {
+        Some(profile) => writeln!(
+            out,
+            "· {:<12} costs {} of {}/minute and {}/day; not charged here",
+            "quota",
+            grant.route().cost,
+            profile.limits.requests_per_minute,
+            profile.limits.requests_per_day
+        )?,
+        None => writeln!(out, "· {:<12} none: no key, nothing is charged", "quota")?,
+    }
+    let by_environment = config.environments.map(|environments| environments.of(grant.environment()));
+    match grant.route().upstream.or(by_environment).and_then(|id| config.upstreams.get(id.0)) {
+        Some(upstream) => writeln!(out, "allowed: forwarded to {} at {}", upstream.name, upstream.authority),
+        None => writeln!(out, "allowed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Version;
+
+    const FILE: &str = "listen: { public: { address: 127.0.0.1:8080 } }
+store: { url: \"sqlite:x\" }
+upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }
+scopes: { models:predict: [inferences:create] }
+limits: { body_bytes: 1KiB, inspect_bytes: 64, inspect_total: 64 }
+routes:
+  - { match: \"POST /api/v1/inferences/{model_id}\", scope: inferences:create, resources: { model: path.model_id } }
+  - { match: POST /v1/chat/completions, scope: models:predict, resources: { model: body./model } }
+  - { match: GET /api/v1/models, scope: models:read }
+  - { match: GET /o, access: authenticated, organization: query.o }
+  - { match: GET /login, access: public }
+";
+
+    fn explain(command: &str, body: Option<&[u8]>) -> String {
+        use clap::Parser;
+        let (config, _) = crate::config::parse("gateway.yaml".as_ref(), FILE, &|_| None).unwrap();
+        let words = ["seeme-gateway", "explain"].into_iter().chain(command.split(' '));
+        let super::super::args::Command::Explain(args) =
+            super::super::args::Cli::try_parse_from(words).unwrap().command
+        else {
+            panic!("not explain")
+        };
+        let now = Timestamp::from_unix_millis(0);
+        let key = imagined_key(&config, &args, now).unwrap().map(|profile| Ok(Arc::new(profile)));
+        let mut out = Vec::new();
+        super::explain(&config, &args, key, body, now, &mut out).unwrap();
+        format!("> {command}\n{}\n", String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn each_check_is_told_in_the_order_of_the_decision() {
+        let limited = "--scope models:predict --model-id m-1";
+        let commands: &[(&str, Option<&[u8]>)] = &[
+            ("POST /api/v1/inferences/m-1 --scope models:predict --model-id m-1", None),
+            ("POST /api/v1/inferences/m-2 --scope models:predict --model-id m-1", None),
+            ("POST /api/v1/inferences/m-2 --scope models:read", None),
+            ("POST /api/v1/inferences/m-2", None),
+            ("GET /api/v1/inferences/m-2", None),
+            ("GET /nowhere?x=1", None),
+            ("GET /a/%2e%2e/b", None),
+            ("GET /login --scope a:b", None),
+            ("GET /api/v1/models --scope models:read --model-id m-1", None),
+            ("GET /o?o=o-2 --organization-id o-1", None),
+            ("GET /o?o=o-1&o=o-1 --organization-id o-1", None),
+            ("GET /api/v1/api-keys/current", None),
+            (&format!("POST /v1/chat/completions {limited}"), Some(b"{\"model\":\"m-1\"}")),
+            (&format!("POST /v1/chat/completions {limited}"), Some(b"{\"model\":\"m-1\",\"Model\":\"m-2\"}")),
+            (&format!("POST /v1/chat/completions {limited}"), Some(&[b' '; 100])),
+            ("POST /v1/chat/completions --scope models:predict", Some(&[b' '; 2000])),
+            ("POST /v1/chat/completions --scope models:predict", Some(b"not JSON")),
+        ];
+        insta::assert_snapshot!(commands.iter().map(|(command, body)| explain(command, *body)).collect::<String>());
+    }
+
+    #[test]
+    fn a_stored_key_is_explained_with_its_state() {
+        let (config, _) = crate::config::parse("gateway.yaml".as_ref(), FILE, &|_| None).unwrap();
+        let args = ExplainArgs {
+            method: "GET".to_owned(),
+            path: "/o".to_owned(),
+            key_id: None,
+            scope: vec!["a:b".to_owned()],
+            model_id: vec![],
+            dataset_id: vec![],
+            organization_id: None,
+            body: None,
+        };
+        let now = Timestamp::from_unix_millis(0);
+        let mut record = imagined_key(&config, &args, now).unwrap().unwrap().record;
+        let mut told = |change: &dyn Fn(&mut KeyRecord)| {
+            change(&mut record);
+            let account = Account::unset(record.account_id.clone());
+            let stored = StoredKey { record: record.clone(), account, secrets: vec![], version: Version(1) };
+            let mut out = Vec::new();
+            super::explain(&config, &args, Some(stored_key(&config, stored)), None, now, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(told(&|_| ()).contains("allowed: forwarded"));
+        assert!(told(&|record| record.disabled = true).contains("401 disabled_key"));
+        assert!(told(&|record| record.deleted_at = Some(now)).contains("401 invalid_key"));
+    }
+}

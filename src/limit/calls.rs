@@ -66,6 +66,7 @@ impl Shared {
             Ok(Ok(reply)) => {
                 if self.health.answered(now, sent, self.config.timeout) {
                     self.stats.breaker_open.set(0);
+                    tracing::info!("the store is back: quota is exact again");
                 }
                 self.stats.granted.add(reply.granted);
                 inner.lease.on_reply(now, call.id, &reply, self.roll());
@@ -129,7 +130,7 @@ impl Shared {
             if silence >= self.config.timeout {
                 self.open_breaker(now);
                 self.serve_without_store(&mut entry.lock(), now);
-            } else if self.health.begin_ping() {
+            } else if silence >= tick && self.health.begin_ping() {
                 self.control.spawn(self.clone().ping());
             }
         }
@@ -164,10 +165,12 @@ impl Shared {
     }
 
     /// Lets time pass for all subjects, sends what is owed and forgets who has been idle for long.
-    fn round(self: &Arc<Self>) {
+    async fn round(self: &Arc<Self>) {
         let recalls_are_heard = self.recalls_are_heard.load(Ordering::Relaxed);
         let (mut calls, mut subjects) = (0, 0);
         for shard in &self.shards {
+            // There may be very many subjects; the other tasks of this runtime are in more of a hurry.
+            tokio::task::yield_now().await;
             let entries: Vec<Arc<Entry>> = lock(shard).values().cloned().collect();
             subjects += entries.len() as u64;
             for entry in entries {
@@ -194,6 +197,6 @@ pub(super) async fn keep_house(shared: Weak<Shared>) {
     loop {
         ticks.tick().await;
         let Some(shared) = shared.upgrade() else { return };
-        shared.round();
+        shared.round().await;
     }
 }

@@ -46,7 +46,8 @@ impl Health {
         }
         let due = self.next_probe.load(Ordering::Acquire);
         let next = next_probe(now, dice);
-        let won = now.0 >= due && self.next_probe.compare_exchange(due, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let won =
+            now.0 >= due && self.next_probe.compare_exchange(due, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
         won.then_some(Permission::Probe)
     }
 

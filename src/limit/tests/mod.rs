@@ -210,9 +210,7 @@ async fn without_recalls_an_idle_stash_goes_back_by_itself() {
     limiter.feed_lost();
     let started = Instant::now();
     while store.outstanding(&subject("a")) > 20 {
-        let entry = limiter.shared.entry(&subject("a"), Mono(0), LARGE);
-        let lease = format!("{:?}", entry.lock().lease);
-        assert!(started.elapsed() < Duration::from_secs(3), "{} {lease}", store.outstanding(&subject("a")));
+        assert!(started.elapsed() < Duration::from_secs(3), "{} tokens are out", store.outstanding(&subject("a")));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -271,6 +269,11 @@ async fn cost_of_the_fast_path() {
     let subject = subject("0190a5b2-7c3e-7d4f-8a1b-2c3d4e5f6a7b");
     let limits = QuotaLimits { requests_per_minute: 2_000_000_000, requests_per_day: 2_000_000_000 };
     const N: u32 = 1_000_000;
+    let started = Instant::now();
+    (0..N).for_each(|_| {
+        std::hint::black_box(limiter.shared.clock.mono());
+    });
+    println!("{:?} of it for the clock", started.elapsed() / N);
     for _ in 0..5 {
         let started = Instant::now();
         for i in 0..N {

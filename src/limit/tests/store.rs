@@ -14,8 +14,8 @@ use crate::policy::instant::Mono;
 use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord, Timestamp};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Ledger, Subject};
 use crate::store::{
-    Change, ChangeFeed, Event, FlushOutcome, IdempotencyClaim, KeyFilter, Replica, ReplicaId, Revision, SecretRow, Store,
-    StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
+    Change, ChangeFeed, Event, FlushOutcome, IdempotencyClaim, KeyFilter, Replica, ReplicaId, Revision, SecretRow,
+    Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
 };
 
 /// One second into a minute of the store: a test has 59 s before the window changes.

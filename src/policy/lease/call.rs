@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::windows::{Known, Shown, StoreClock, day_of, end_of, start_of};
-use super::{Denial, RETURN_WITHIN, Stash, SubjectLease};
+use super::{Denial, RETURN_WITHIN, Soft, Stash, SubjectLease};
 use crate::policy::instant::Mono;
 use crate::policy::quota::{LeaseReply, LeaseRequest, Minute, Seen};
 
@@ -21,8 +21,10 @@ const PREFETCH_MICROS: u64 = 6_000;
 const SOFT_RETRY: Duration = Duration::from_millis(3);
 /// … for this long in all.
 const SOFT_FOR: Duration = Duration::from_millis(15);
-/// A denial that a recall could not soften in time is looked at once more after this long: some change feeds take 250 ms, and
-/// what other replicas gave back must not stay unused for the rest of the minute.
+/// Soft denials further apart than this have nothing to do with each other.
+const SOFT_MEMORY: Duration = Duration::from_millis(50);
+/// The first hard denial of a minute is looked at once more after this long: some change feeds take 250 ms to carry a recall,
+/// and what other replicas then give back must not stay unused for the rest of the minute.
 const SECOND_LOOK_AFTER: Duration = Duration::from_millis(300);
 /// The clocks of store and replica may drift apart by this fraction: one in 2,000, 500 ppm.
 const DRIFT: u64 = 2_000;
@@ -230,7 +232,7 @@ impl SubjectLease {
         }
         self.deposit(received, reply, deadline);
         if reply.granted > 0 {
-            self.soft_since = None;
+            self.soft = None;
             self.keep_only_what_waits(received, call, reply);
         } else if call.purpose != Purpose::Settle && call.purpose != Purpose::Early {
             self.on_denial(received, call.cost, reply, deadline);
@@ -265,8 +267,7 @@ impl SubjectLease {
         if self.stopped {
             self.owe(reply.minute, reply.granted, received);
         } else if reply.granted > 0 {
-            let stash =
-                Stash { minute: reply.minute, tokens: reply.granted, start, deadline, known: Known::of(reply) };
+            let stash = Stash { minute: reply.minute, tokens: reply.granted, start, deadline, known: Known::of(reply) };
             self.early = Some(stash);
         }
     }
@@ -327,15 +328,18 @@ impl SubjectLease {
     }
 
     fn on_denial(&mut self, received: Mono, cost: u32, reply: &LeaseReply, deadline: Mono) {
-        let soft_since = *self.soft_since.get_or_insert(received);
-        let recall_in_play = reply.soft || soft_since != received;
-        if reply.soft && received.since(soft_since) < SOFT_FOR {
-            self.retry_at = received.plus(SOFT_RETRY);
-            return;
+        if reply.soft {
+            let since =
+                self.soft.filter(|soft| received.since(soft.last) < SOFT_MEMORY).map_or(received, |soft| soft.since);
+            self.soft = Some(Soft { since, last: received });
+            if received.since(since) < SOFT_FOR {
+                self.retry_at = received.plus(SOFT_RETRY);
+                return;
+            }
         }
-        self.soft_since = None;
+        self.soft = None;
         let mut until = deadline;
-        if recall_in_play && self.second_look != reply.minute {
+        if self.second_look != reply.minute {
             self.second_look = reply.minute;
             until = until.min(received.plus(SECOND_LOOK_AFTER));
         }

@@ -13,7 +13,7 @@
 //! | early | a second stash, for the next minute, so that nobody waits at :00 | its start |
 //! | recalled | everything went back; single tokens for 100 ms | time |
 //! | lapsed | unspent tokens are owed to the day | the next call carries them, or one of its own within 2 s |
-//! | denied | refuses locally until the minute ends, without calls | the deadline, or other limits |
+//! | denied | refuses locally until the minute ends, without calls but for one second look | the deadline, or other limits |
 //!
 //! The caller feeds in requests ([`SubjectLease::take`]), answers ([`SubjectLease::on_reply`]) and time, and after each input asks
 //! [`SubjectLease::wants_call`] whether a call is due; [`SubjectLease::start_call`] makes it. Nothing here sends, sleeps or
@@ -74,6 +74,13 @@ struct Denial {
     cost: u32,
 }
 
+/// Refusals that returned tokens may undo.
+#[derive(Debug, Clone, Copy)]
+struct Soft {
+    since: Mono,
+    last: Mono,
+}
+
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
@@ -105,9 +112,9 @@ pub struct SubjectLease {
     /// The minute for which an early lease was last asked.
     early_asked: Minute,
     denied: Option<Denial>,
-    /// The minute in which a denial after a recall was already looked at twice.
+    /// The minute in which a denial was already looked at twice.
     second_look: Minute,
-    soft_since: Option<Mono>,
+    soft: Option<Soft>,
     retry_at: Mono,
     single_until: Mono,
     owed: ByMinute,
@@ -142,7 +149,7 @@ impl SubjectLease {
             early_asked: 0,
             denied: None,
             second_look: 0,
-            soft_since: None,
+            soft: None,
             retry_at: Mono(0),
             single_until: Mono(0),
             owed: ByMinute::default(),
@@ -285,7 +292,7 @@ impl SubjectLease {
             || limits.requests_per_day < self.limits.requests_per_day;
         self.limits = limits;
         self.denied = None;
-        self.soft_since = None;
+        self.soft = None;
         self.known = None;
         self.shown = Shown::default();
         if lower {

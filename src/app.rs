@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::{self, Admin};
 use crate::auth::Authenticator;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::SystemClock;
 use crate::config::model::{Config, StoreUrl};
 use crate::gateway::Shared;
 use crate::gateway::context::IdSource;
@@ -84,7 +84,11 @@ pub struct App {
 impl App {
     /// Starts everything. When this returns, requests are served.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .thread_name("control")
+            .build()?;
         let store = open_store(&config)?;
         let listeners = Listeners::bind(config.listen.public, config.workers)?;
         let admin_listener = control
@@ -141,7 +145,13 @@ impl App {
     }
 }
 
-fn share(config: Config, store: &Arc<dyn Store>, replica: &ReplicaId, log: AccessLog, control: &Runtime) -> Arc<Shared> {
+fn share(
+    config: Config,
+    store: &Arc<dyn Store>,
+    replica: &ReplicaId,
+    log: AccessLog,
+    control: &Runtime,
+) -> Arc<Shared> {
     let config = Arc::new(config);
     let clock = SystemClock::shared();
     let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
@@ -297,5 +307,6 @@ async fn keep_alive(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Replica
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }

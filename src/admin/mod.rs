@@ -55,7 +55,9 @@ impl Admin {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" if !self.ready.load(Ordering::Acquire) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            "/readyz" if self.degraded.load(Ordering::Acquire) => text(StatusCode::OK, "ready (degraded: the store cannot be asked)\n"),
+            "/readyz" if self.degraded.load(Ordering::Acquire) => {
+                text(StatusCode::OK, "ready (degraded: the store cannot be asked)\n")
+            }
             "/readyz" => text(StatusCode::OK, "ready\n"),
             "/metrics" => self.scrape(),
             _ => text(StatusCode::NOT_FOUND, "Here are /livez, /readyz and /metrics\n"),

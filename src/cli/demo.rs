@@ -87,7 +87,9 @@ fn introduce(app: &App, backend: SocketAddr, first_key: Option<&Secret>) {
     println!("health, metrics http://{}/readyz /metrics", app.admin_address);
     let Some(secret) = first_key else {
         println!("\nThe store has keys already; their secrets are shown once only. For another one:");
-        println!("  seeme-gateway keys create --name mine --account {ACCOUNT} --scope models:read --scope models:predict\n");
+        println!(
+            "  seeme-gateway keys create --name mine --account {ACCOUNT} --scope models:read --scope models:predict\n"
+        );
         return;
     };
     let key = secret.reveal();

@@ -15,7 +15,8 @@ pub(super) fn prepare(level: Level) {
 
 /// Diagnostics as lines on stderr; stdout belongs to the request log and to what commands print.
 fn log_to_stderr(level: Level) {
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).finish();
     // A second call, in a test, finds the first one's subscriber in place: that is fine.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
@@ -32,7 +33,8 @@ pub(super) fn forbid_core_dumps() {
 fn redact_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(%place, "panic: {}", redact::keys(text.unwrap_or("(no message)")));
     }));

@@ -336,6 +336,7 @@ fn inherited_trace(head: &Parts) -> Option<Arc<str>> {
     let hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let mut parts = value.split('-');
     let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
-    let fits = version.len() == 2 && trace.len() == 32 && parent.len() == 16 && hex(version) && hex(trace) && hex(parent);
+    let fits =
+        version.len() == 2 && trace.len() == 32 && parent.len() == 16 && hex(version) && hex(trace) && hex(parent);
     (fits && version != "ff" && trace.bytes().any(|b| b != b'0')).then(|| trace.into())
 }

@@ -39,8 +39,9 @@ fn check_host(head: &Parts) -> Result<(), Rejection> {
         (None, _) => return Err(Rejection::bad_request("Host missing")),
         (Some(_), Some(_)) => return Err(Rejection::bad_request("More than one Host")),
     };
-    let valid = Authority::try_from(host.as_bytes())
-        .is_ok_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@') && has_valid_port(&authority));
+    let valid = Authority::try_from(host.as_bytes()).is_ok_and(|authority| {
+        !authority.host().is_empty() && !authority.as_str().contains('@') && has_valid_port(&authority)
+    });
     if !valid {
         return Err(Rejection::bad_request("Malformed Host"));
     }
@@ -79,7 +80,12 @@ pub(super) fn declared_length(head: &Parts) -> Option<u64> {
 }
 
 /// The request for the upstream: the target's own octets in origin form, HTTP/1.1, always with a Host.
-pub(super) fn for_upstream(head: &Parts, mut headers: HeaderMap, body: RequestBody, authority: &str) -> Request<RequestBody> {
+pub(super) fn for_upstream(
+    head: &Parts,
+    mut headers: HeaderMap,
+    body: RequestBody,
+    authority: &str,
+) -> Request<RequestBody> {
     if !headers.contains_key(HOST)
         && let Ok(host) = HeaderValue::from_str(authority)
     {

@@ -31,7 +31,12 @@ impl Gateway {
     }
 
     /// Reads the whole body into memory, within `limits.inspect_bytes` for itself and `limits.inspect_total` for all.
-    async fn hold(&self, found: &Match, inbound: &mut Inbound, record: &mut RequestRecord) -> Result<Bytes, GatewayError> {
+    async fn hold(
+        &self,
+        found: &Match,
+        inbound: &mut Inbound,
+        record: &mut RequestRecord,
+    ) -> Result<Bytes, GatewayError> {
         let limits = &self.shared.config.limits;
         let route_limit = head::body_limit(&found.route, limits).unwrap_or(u64::MAX);
         let limit = route_limit.min(limits.inspect_bytes as u64);

@@ -93,7 +93,11 @@ impl Gateway {
     }
 
     /// One request, from its head to the answer. The record it leaves ends with the answer's body.
-    pub async fn handle(&self, conn: &Arc<ConnInfo>, request: Request<Incoming>) -> Result<Response<RecordedBody>, Infallible> {
+    pub async fn handle(
+        &self,
+        conn: &Arc<ConnInfo>,
+        request: Request<Incoming>,
+    ) -> Result<Response<RecordedBody>, Infallible> {
         let (head, body) = request.into_parts();
         let mut inbound = Inbound { head, body: Some(body) };
         let mut record = Box::new(RequestRecord::start(&self.shared, conn, &inbound.head));
@@ -116,7 +120,9 @@ impl Gateway {
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &self.shared.config;
         let path = head::check(&inbound.head, &config.limits)?;
-        if let Some(call) = Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query()) {
+        if let Some(call) =
+            Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
+        {
             return self.manage(call, conn, inbound, record).await;
         }
         let found = config.routes.find(&inbound.head.method, &path)?;
@@ -212,7 +218,13 @@ impl Gateway {
     }
 
     /// The body to forward: held already, or streamed within the route's limits.
-    fn request_body(&self, held: Option<Bytes>, route: &Route, inbound: &mut Inbound, record: &RequestRecord) -> RequestBody {
+    fn request_body(
+        &self,
+        held: Option<Bytes>,
+        route: &Route,
+        inbound: &mut Inbound,
+        record: &RequestRecord,
+    ) -> RequestBody {
         let config = &self.shared.config;
         match (held, inbound.body.take()) {
             (Some(held), _) => RequestBody::Held(held),
@@ -226,7 +238,9 @@ impl Gateway {
 
     fn upstream_failed(&self, error: UpstreamError, upstream: usize, route: &Route) -> GatewayError {
         match error {
-            UpstreamError::RequestBody(error) => GatewayError::RequestBody(error, head::body_limit(route, &self.shared.config.limits)),
+            UpstreamError::RequestBody(error) => {
+                GatewayError::RequestBody(error, head::body_limit(route, &self.shared.config.limits))
+            }
             error => {
                 let error = GatewayError::Upstream(error);
                 self.shared.metrics.upstream_error(upstream, error.problem().code);

@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -58,7 +60,9 @@ impl Body for RecordedBody {
             ProxyBody::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => this.record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Poll::Ready(Some(Ok(frame))) => {
+                this.record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64)
+            }
             // Past the head no other answer can be given: the connection breaks, and the log says who broke it.
             Poll::Ready(Some(Err(_))) => {
                 this.record.status = StatusCode::BAD_GATEWAY.as_u16();
@@ -96,7 +100,12 @@ impl Drop for RecordedBody {
 }
 
 /// Renders an error as the answer to a request.
-pub fn render(error: GatewayError, conn: &ConnInfo, inbound: &mut Inbound, record: &mut RequestRecord) -> Response<ProxyBody> {
+pub fn render(
+    error: GatewayError,
+    conn: &ConnInfo,
+    inbound: &mut Inbound,
+    record: &mut RequestRecord,
+) -> Response<ProxyBody> {
     let problem = error.problem();
     record.code = Some(problem.code);
     let mut headers = HeaderMap::new();
@@ -196,14 +205,37 @@ impl GatewayError {
             Self::Rejected(rejection) => rejection.problem(),
             Self::Problem(problem) => problem.clone(),
             Self::TooManyCalls(wait) => wait.problem(),
-            Self::StoreUnavailable => own(503, "store_unavailable", "Key store unavailable", "The gateway cannot check the key right now. Try again shortly."),
-            Self::Overloaded => own(503, "overloaded", "Gateway overloaded", "Too many request bodies are being inspected. Try again shortly."),
-            Self::Upstream(UpstreamError::Unreachable) => own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend."),
-            Self::Upstream(UpstreamError::Malformed) => own(502, "upstream_unreachable", "Upstream broke off", "The backend closed the connection or did not answer in HTTP."),
-            Self::Upstream(UpstreamError::Timeout) => own(504, "upstream_timeout", "Upstream timed out", "The backend did not answer in time."),
+            Self::StoreUnavailable => own(
+                503,
+                "store_unavailable",
+                "Key store unavailable",
+                "The gateway cannot check the key right now. Try again shortly.",
+            ),
+            Self::Overloaded => own(
+                503,
+                "overloaded",
+                "Gateway overloaded",
+                "Too many request bodies are being inspected. Try again shortly.",
+            ),
+            Self::Upstream(UpstreamError::Unreachable) => {
+                own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend.")
+            }
+            Self::Upstream(UpstreamError::Malformed) => own(
+                502,
+                "upstream_unreachable",
+                "Upstream broke off",
+                "The backend closed the connection or did not answer in HTTP.",
+            ),
+            Self::Upstream(UpstreamError::Timeout) => {
+                own(504, "upstream_timeout", "Upstream timed out", "The backend did not answer in time.")
+            }
             Self::Upstream(UpstreamError::RequestBody(error)) => Self::RequestBody(*error, None).problem(),
-            Self::RequestBody(BodyError::Idle, _) => own(408, "request_timeout", "Request body timed out", "No data for too long."),
-            Self::RequestBody(BodyError::TooLarge, limit) => Rejection::BodyTooLarge(limit.unwrap_or_default()).problem(),
+            Self::RequestBody(BodyError::Idle, _) => {
+                own(408, "request_timeout", "Request body timed out", "No data for too long.")
+            }
+            Self::RequestBody(BodyError::TooLarge, limit) => {
+                Rejection::BodyTooLarge(limit.unwrap_or_default()).problem()
+            }
             Self::RequestBody(BodyError::Broken, _) => Rejection::bad_request("Request body broke off").problem(),
         }
     }

@@ -157,7 +157,8 @@ impl Worker {
     fn sweep(&self) {
         let shared = self.gateway.shared();
         let (now, timeouts) = (shared.clock.mono(), &shared.config.timeouts);
-        let is_over = |(conn, task): &(Arc<ConnInfo>, AbortHandle)| is_overdue(conn, now, timeouts).then(|| task.clone());
+        let is_over =
+            |(conn, task): &(Arc<ConnInfo>, AbortHandle)| is_overdue(conn, now, timeouts).then(|| task.clone());
         // Collected first: an aborted task gives its slot up, and that takes the lock.
         let overdue: Vec<AbortHandle> = self.open().values().filter_map(is_over).collect();
         overdue.iter().for_each(AbortHandle::abort);

@@ -130,7 +130,7 @@ pub(crate) fn ask(want: u32, per_minute: u32, per_day: u32) -> LeaseRequest {
         limits: QuotaLimits { requests_per_minute: per_minute, requests_per_day: per_day },
         first: false,
         give_back: None,
-        debit: 0,
+        debit: None,
         seen: Seen::default(),
     }
 }

@@ -74,7 +74,8 @@ pub(crate) async fn subjects_do_not_share_tokens(store: Arc<dyn Store>) {
 }
 
 pub(crate) async fn a_debit_is_charged_above_the_limit(store: Arc<dyn Store>) {
-    let debit = lease(&store, "a1", LeaseRequest { debit: 7, ..ask(0, AMPLE, 5) }).await;
+    let minute = lease(&store, "a1", ask(0, AMPLE, 5)).await.minute;
+    let debit = lease(&store, "a1", LeaseRequest { debit: Some((minute, 7)), ..ask(0, AMPLE, 5) }).await;
     assert_eq!((debit.granted, debit.day_left, debit.seen.day_granted), (0, 0, 7));
     let refused = lease(&store, "a1", ask(1, AMPLE, 5)).await;
     if same_day(&[debit, refused]) {

@@ -15,7 +15,7 @@ import time
 
 import requests
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = REPOSITORY / "gateway.yaml"
 START_WITHIN = 30.0  # seconds; a debug build on a busy machine
 STOP_WITHIN = 20.0
@@ -75,12 +75,14 @@ class Process:
 
 
 class Gateway:
-    """A running gateway with the shipped gateway.yaml, an account that is never rate limited, and its backend."""
+    """A running gateway, with the shipped gateway.yaml unless told another, an account that is never rate limited, and
+    its backend. Another file takes its addresses from the same variables as the shipped one."""
 
     ACCOUNT = "acme"
 
-    def __init__(self, folder: pathlib.Path, upstream: str = ""):
+    def __init__(self, folder: pathlib.Path, upstream: str = "", config: pathlib.Path = CONFIG):
         folder.mkdir(parents=True, exist_ok=True)
+        self.config = config
         self.binary = binary()
         self.secrets = []
         self.store = folder / "gateway.db"
@@ -102,7 +104,7 @@ class Gateway:
         self.backend_url = f"http://{upstream}"
         self.api = f"{self.url}/api/v1/"
         self.account(self.ACCOUNT)
-        self.process = Process([self.binary, "run", "-c", str(CONFIG)], folder / "gateway.log", self.environment)
+        self.process = Process([self.binary, "run", "-c", str(self.config)], folder / "gateway.log", self.environment)
         self.process.wait_until("ready gateway", self.is_ready)
 
     def is_ready(self) -> bool:
@@ -111,9 +113,12 @@ class Gateway:
         except requests.RequestException:
             return False
 
+    def scrape(self) -> str:
+        return requests.get(f"{self.admin}/metrics", timeout=5).text
+
     def cli(self, *arguments: str) -> str:
         """Runs a subcommand on the same configuration and store; returns what it printed."""
-        command = [self.binary, *arguments, "-c", str(CONFIG)]
+        command = [self.binary, *arguments, "-c", str(self.config)]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")

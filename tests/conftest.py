@@ -1,7 +1,7 @@
 """The gateway that the tests share. A module that deletes what others need starts one of its own."""
 
 import pytest
-from harness import Gateway
+from harness import REPOSITORY, Gateway
 
 
 def end(gateway: Gateway) -> None:
@@ -24,6 +24,15 @@ def gateway(tmp_path_factory):
 @pytest.fixture(scope="module")
 def own_gateway(tmp_path_factory):
     running = Gateway(tmp_path_factory.mktemp("own"))
+    yield running
+    end(running)
+
+
+@pytest.fixture(scope="session")
+def anything(tmp_path_factory):
+    """A gateway that lets keys with the scope anything:use through to every path of the sample backend."""
+    config = REPOSITORY / "tests" / "data" / "anything.yaml"
+    running = Gateway(tmp_path_factory.mktemp("anything"), config=config)
     yield running
     end(running)
 

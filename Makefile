@@ -1,10 +1,11 @@
-# What people and CI type. The tools behind it are cargo and, for the real clients, pytest in a venv under target/.
+# What people and CI type. The tools behind it are cargo and, for the tests from outside, pytest in a venv under target/.
 
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/seeme-gateway
 VENV   := target/venv
+PYTEST  = PYTHONDONTWRITEBYTECODE=1 SEEME_GATEWAY_BIN=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients check lint kubernetes bench deps venv
+.PHONY: help run test clients check lint kubernetes image bench deps venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,13 +13,14 @@ help: ## this list
 run: deps ## a sample backend and the gateway in front of it, with a first key to try
 	cargo run --release -- demo
 
-test: deps venv ## every test: Rust, then the real Python clients against the built gateway
+test: deps venv kubernetes ## every test: Rust, then from outside: the real Python clients, memory, deploy/, grafana/
 	cargo test
-	@$(MAKE) --no-print-directory clients
+	cargo build
+	$(PYTEST) tests $(ARGS)
 
 clients: venv ## the tests of the Python clients alone; ARGS="-k openai" picks some
 	cargo build
-	PYTHONDONTWRITEBYTECODE=1 SEEME_GATEWAY_BIN=$(BINARY) $(VENV)/bin/pytest -c tests/clients/pytest.ini tests/clients $(ARGS)
+	$(PYTEST) tests/clients $(ARGS)
 
 check: deps ## compiles gateway.yaml and runs its tests
 	cargo run --quiet -- check
@@ -27,18 +29,22 @@ lint: deps ## formatting and lints, warnings being errors
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-kubernetes: venv ## checks the manifests of deploy/ against the Kubernetes schemas
-	$(VENV)/bin/kubernetes-validate --strict deploy/kubernetes/*.yaml
+kubernetes: venv ## checks the manifests of deploy/ against the Kubernetes schemas; a warning fails
+	@$(VENV)/bin/kubernetes-validate --strict -k 1.37 deploy/kubernetes/*.yaml 2>&1 \
+		| awk '{ print } !/^INFO/ { bad = 1 } END { exit bad || !NR }'
 
-bench: deps ## what a request costs, beside other proxies
-	tests/bench/run
+image: ## the container image of deploy/Containerfile, with buildah, podman or docker
+	deploy/image
+
+bench: deps ## what a request costs, beside a plain nginx proxy; ARGS="--rounds 20" as in tests/bench/run
+	tests/bench/run $(ARGS)
 
 deps: ## installs with apt what this machine lacks; nothing when nothing is missing
 	@.ci/dependencies
 
-venv: $(VENV)/installed ## the Python clients, at the versions of tests/clients/requirements.txt
+venv: $(VENV)/installed ## what Python runs, at the versions of tests/requirements.txt
 
-$(VENV)/installed: tests/clients/requirements.txt | deps
+$(VENV)/installed: tests/requirements.txt | deps
 	python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

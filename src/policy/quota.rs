@@ -415,3 +415,6 @@ impl QuotaState {
         self.shown().seconds_left
     }
 }
+
+#[cfg(test)]
+mod tests;

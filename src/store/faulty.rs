@@ -214,6 +214,7 @@ faulty_methods! {
     Keys keys(filter: KeyFilter) -> Vec<StoredKey>;
     CreateKey create_key(record: KeyRecord, secret: SecretRow, event: Event) -> Revision;
     ReplaceKey replace_key(record: KeyRecord, expected: Version, event: Event) -> Revision;
+    RotateKey rotate_key(record: KeyRecord, expected: Version, secrets: Vec<SecretRow>, event: Event) -> Revision;
     Account account(id: AccountId) -> Option<(Account, Version)>;
     Accounts accounts() -> Vec<Account>;
     ReplaceAccount replace_account(account: Account, expected: Option<Version>) -> Revision;
@@ -230,4 +231,69 @@ faulty_methods! {
     IdempotencyFinish idempotency_finish(name: [u8; 32], answer: Option<Vec<u8>>) -> ();
     Sweep sweep(retention: Duration) -> ();
     Ping ping() -> ();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Change;
+    use crate::store::contract::{Stand, account_id, store_contract};
+    use crate::store::memory::MemoryStore;
+
+    store_contract!(Stand { store: FaultyStore::new(MemoryStore::new()), _keep: Box::new(()) });
+
+    async fn set(store: &FaultyStore, id: &str) -> Result<Revision, StoreError> {
+        store.replace_account(Account::unset(account_id(id)), None).await
+    }
+
+    #[tokio::test]
+    async fn a_lost_request_does_nothing_and_a_lost_reply_does_it() {
+        let store = FaultyStore::new(MemoryStore::new());
+        store.inject_times(Method::ReplaceAccount, Fault::LoseRequest, 1);
+        assert!(matches!(set(&store, "a1").await, Err(StoreError::Unknown(_))));
+        assert!(store.account(account_id("a1")).await.unwrap().is_none());
+        store.inject_times(Method::ReplaceAccount, Fault::LoseReply, 1);
+        assert!(matches!(set(&store, "a1").await, Err(StoreError::Unknown(_))));
+        assert!(store.account(account_id("a1")).await.unwrap().is_some());
+        set(&store, "a2").await.unwrap();
+        assert_eq!(store.calls(Method::ReplaceAccount), 3);
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_everywhere_until_it_is_healed() {
+        let store = FaultyStore::new(MemoryStore::new());
+        store.inject_everywhere(Fault::Unavailable);
+        assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(set(&store, "a1").await, Err(StoreError::Unavailable(_))));
+        store.heal();
+        set(&store, "a1").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_held_call_is_done_when_it_is_released() {
+        let store = FaultyStore::new(MemoryStore::new());
+        store.inject(Method::Ping, Fault::Hold);
+        let mut ping = store.ping();
+        let early = tokio::time::timeout(Duration::from_millis(20), &mut ping).await;
+        assert!(early.is_err(), "{early:?}");
+        store.release();
+        ping.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cut_feed_drops_changes_between_lost_and_restored() {
+        let store = FaultyStore::new(MemoryStore::new());
+        let mut feed = store.subscribe();
+        set(&store, "a1").await.unwrap();
+        assert_eq!(feed.recv().await, Some(FeedItem::Changes(Revision(1), vec![Change::Account(account_id("a1"))])));
+        store.cut_feed();
+        set(&store, "a2").await.unwrap();
+        assert_eq!(feed.recv().await, Some(FeedItem::Lost));
+        // The task that passes items on gets its turn, so that it meets the cut.
+        tokio::task::yield_now().await;
+        store.restore_feed(Revision(2));
+        assert_eq!(feed.recv().await, Some(FeedItem::Restored(Revision(2))));
+        set(&store, "a3").await.unwrap();
+        assert_eq!(feed.recv().await, Some(FeedItem::Changes(Revision(3), vec![Change::Account(account_id("a3"))])));
+    }
 }

@@ -194,6 +194,39 @@ impl Store for MemoryStore {
         })
     }
 
+    fn rotate_key(
+        &self,
+        record: KeyRecord,
+        expected: Version,
+        secrets: Vec<SecretRow>,
+        event: Event,
+    ) -> StoreFuture<'_, Revision> {
+        self.with(|state| {
+            let ours = |id: &KeyId, hash| state.keys[id].secrets.iter().find(|secret| secret.hash == hash).cloned();
+            let taken =
+                |secret: &SecretRow| state.keys.keys().any(|id| *id != record.id && ours(id, secret.hash).is_some());
+            let current = state.keys.get(&record.id).map(|row| row.version);
+            if current != Some(expected) || secrets.iter().any(taken) {
+                return Err(StoreError::Conflict);
+            }
+            let mut changes = vec![Change::Key(record.id.clone())];
+            let mut next = Vec::new();
+            for mut secret in secrets {
+                match ours(&record.id, secret.hash) {
+                    Some(known) => secret.last_used_at = known.last_used_at,
+                    None => changes.push(Change::Secret(secret.hash)),
+                }
+                next.push(secret);
+            }
+            if let Some(row) = state.keys.get_mut(&record.id) {
+                row.version.0 += 1;
+                row.events.push(event);
+                (row.record, row.secrets) = (record, next);
+            }
+            Ok(state.publish(changes))
+        })
+    }
+
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {
         self.with(|state| Ok(state.accounts.get(&id).cloned()))
     }

@@ -329,6 +329,16 @@ pub trait Store: Send + Sync + 'static {
     /// secrets for ever. Secrets are otherwise left as they are.
     fn replace_key(&self, record: KeyRecord, expected: Version, event: Event) -> StoreFuture<'_, Revision>;
 
+    /// [`Self::replace_key`], with secrets: from now on the key has exactly these (during a rotation two, the former with its end).
+    /// Those that it has already keep their last use. A secret of another key is a [`StoreError::Conflict`].
+    fn rotate_key(
+        &self,
+        record: KeyRecord,
+        expected: Version,
+        secrets: Vec<SecretRow>,
+        event: Event,
+    ) -> StoreFuture<'_, Revision>;
+
     /// An account with the version for [`Self::replace_account`]; `None` when nobody has set anything.
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>>;
 
@@ -374,7 +384,8 @@ pub trait Store: Send + Sync + 'static {
     /// Stores the answer of a claimed row, or with `None` frees it again.
     fn idempotency_finish(&self, name: [u8; 32], answer: Option<Vec<u8>>) -> StoreFuture<'_, ()>;
 
-    /// Forgets usage, events, deleted keys and idempotency rows that are older than they need to be.
+    /// Forgets usage, events and deleted keys older than `retention`, and whatever else is older than it needs to be. Does it in short
+    /// pieces; call it every few minutes, from any process.
     fn sweep(&self, retention: Duration) -> StoreFuture<'_, ()>;
 
     /// Answers if the store answers.

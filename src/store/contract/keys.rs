@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::{CREATED, account_id, at, create, event, hash, key_id, record, secret};
 use crate::policy::key::Account;
-use crate::store::{Action, IdempotencyClaim, KeyFilter, Store, StoreError, Version};
+use crate::store::{
+    Action, Change, IdempotencyClaim, KeyFilter, ReplicaId, SecretRow, Store, StoreError, UsageBatch, Version,
+};
 
 pub(crate) async fn a_created_key_is_found_by_its_secret_and_by_its_id(store: Arc<dyn Store>) {
     create(&*store, "k1", "a1").await;
@@ -68,6 +70,37 @@ pub(crate) async fn a_deleted_key_loses_its_secrets_and_stays_readable(store: Ar
     deleted.deleted_at = None;
     store.replace_key(deleted, kept.version, event(Action::Updated)).await.unwrap();
     assert!(store.key_by_secret(hash("k1")).await.unwrap().is_none(), "a deleted secret came back");
+}
+
+pub(crate) async fn a_rotated_key_has_two_secrets_until_the_former_is_dropped(store: Arc<dyn Store>) {
+    create(&*store, "k1", "a1").await;
+    create(&*store, "k2", "a1").await;
+    let read = store.key(key_id("k1")).await.unwrap().unwrap();
+    // Meanwhile a request is counted: its time of use must survive, though the rotation read the row before.
+    let last_used = vec![(hash("k1"), at(CREATED + 9))];
+    let replica = ReplicaId("r1".into());
+    store.flush_usage(UsageBatch { replica, sequence: 1, counts: Vec::new(), last_used }).await.unwrap();
+    let former = SecretRow { expires_at: Some(at(CREATED + 86_400_000)), ..secret("k1") };
+    let rotate = |secrets, version| store.rotate_key(read.record.clone(), version, secrets, event(Action::Rotated));
+
+    let taken = rotate(vec![secret("k2"), former.clone()], read.version).await;
+    assert!(matches!(taken, Err(StoreError::Conflict)), "{taken:?}");
+    let mut feed = store.subscribe();
+    let revision = rotate(vec![secret("new"), former.clone()], read.version).await.unwrap();
+    let told = super::changes(&mut feed, 2).await;
+    assert_eq!(told, (revision, vec![Change::Key(key_id("k1")), Change::Secret(hash("new"))]));
+    let stale = rotate(vec![secret("newer")], read.version).await;
+    assert!(matches!(stale, Err(StoreError::Conflict)), "{stale:?}");
+
+    let rotated = store.key_by_secret(hash("k1")).await.unwrap().unwrap();
+    let former = SecretRow { last_used_at: Some(at(CREATED + 9)), ..former };
+    assert_eq!(rotated.secrets, [secret("new"), former]);
+    assert_eq!(store.key_by_secret(hash("new")).await.unwrap().unwrap(), rotated);
+
+    rotate(vec![secret("new")], rotated.version).await.unwrap();
+    assert!(store.key_by_secret(hash("k1")).await.unwrap().is_none());
+    assert_eq!(store.key_by_secret(hash("new")).await.unwrap().unwrap().secrets, [secret("new")]);
+    assert_eq!(store.key_by_secret(hash("k2")).await.unwrap().unwrap().record.id, key_id("k2"));
 }
 
 pub(crate) async fn keys_are_listed_newest_first_and_by_account(store: Arc<dyn Store>) {

@@ -93,19 +93,23 @@ pub(super) fn create(
         record.deleted_at.map(Timestamp::unix_millis),
         to_json(record)?
     ])?;
+    add_secret(tx, &record.id, secret)?;
+    add_event(tx, &record.id, event)?;
+    tx.announce(&Change::Key(record.id.clone()))
+}
+
+fn add_secret(tx: &Tx<'_>, id: &KeyId, secret: &SecretRow) -> Result<Revision, StoreError> {
     tx.prepare_cached(
         "INSERT INTO secrets (hash, key_id, key_prefix, expires_at, last_used_at) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
     .execute(params![
         secret.hash.0,
-        record.id.as_str(),
+        id.as_str(),
         secret.key_prefix,
         secret.expires_at.map(Timestamp::unix_millis),
         secret.last_used_at.map(Timestamp::unix_millis)
     ])?;
-    add_event(tx, &record.id, event)?;
-    tx.announce(&Change::Secret(secret.hash))?;
-    tx.announce(&Change::Key(record.id.clone()))
+    tx.announce(&Change::Secret(secret.hash))
 }
 
 pub(super) fn replace(
@@ -134,6 +138,31 @@ pub(super) fn replace(
     }
     add_event(tx, &record.id, event)?;
     tx.announce(&Change::Key(record.id.clone()))
+}
+
+pub(super) fn rotate(
+    tx: &Tx<'_>,
+    record: &KeyRecord,
+    expected: Version,
+    secrets: &[SecretRow],
+    event: &Event,
+) -> Result<Revision, StoreError> {
+    let revision = replace(tx, record, expected, event)?;
+    for known in secrets_of(tx, &record.id)? {
+        if !secrets.iter().any(|secret| secret.hash == known.hash) {
+            tx.prepare_cached("DELETE FROM secrets WHERE hash = ?1")?.execute([known.hash.0])?;
+        }
+    }
+    let mut last = revision;
+    for secret in secrets {
+        let known = tx
+            .prepare_cached("UPDATE secrets SET expires_at = ?3 WHERE hash = ?1 AND key_id = ?2")?
+            .execute(params![secret.hash.0, record.id.as_str(), secret.expires_at.map(Timestamp::unix_millis)])?;
+        if known == 0 {
+            last = add_secret(tx, &record.id, secret)?;
+        }
+    }
+    Ok(last)
 }
 
 fn add_event(tx: &Tx<'_>, id: &KeyId, event: &Event) -> Result<(), StoreError> {

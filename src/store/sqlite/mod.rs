@@ -132,6 +132,16 @@ impl Store for SqliteStore {
         self.record(move |tx| keys::replace(tx, &record, expected, &event))
     }
 
+    fn rotate_key(
+        &self,
+        record: KeyRecord,
+        expected: Version,
+        secrets: Vec<SecretRow>,
+        event: Event,
+    ) -> StoreFuture<'_, Revision> {
+        self.record(move |tx| keys::rotate(tx, &record, expected, &secrets, &event))
+    }
+
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {
         self.read(move |connection| keys::account(connection, &id))
     }

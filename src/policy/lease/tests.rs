@@ -333,3 +333,49 @@ fn an_unused_permit_can_be_put_back() {
     bench.lease.put_back(bench.mono(), minute, 5);
     assert_eq!((0..100).filter(|_| bench.admitted(1)).count(), 60);
 }
+
+/// One replica holds tokens and has nothing to do; another wants all that is left, and the recall between them takes `delay`.
+/// Returns what was admitted in all before the first refusal, and within two seconds.
+fn one_hoards_the_other_wants(delay: u64) -> (u32, u32) {
+    let mut bench = Bench::new();
+    bench.warm_up();
+    let newcomer = SubjectLease::new(bench.mono(), LIMITS);
+    let mut hoarder = std::mem::replace(&mut bench.lease, newcomer);
+    let (mut admitted, mut at_first_refusal, mut recall_due, mut waits) = (10, None, None, false);
+    while bench.now < 2_000_000 {
+        bench.now += 1_000;
+        if recall_due.take_if(|due| *due <= bench.now).is_some() {
+            std::mem::swap(&mut bench.lease, &mut hoarder);
+            bench.lease.on_recall(bench.mono(), (START / MINUTE) as Minute);
+            bench.settle(Waiting::default());
+            std::mem::swap(&mut bench.lease, &mut hoarder);
+        }
+        let now = bench.mono();
+        match if waits { bench.lease.decide(now, 1, LIMITS) } else { bench.lease.take(now, 1, LIMITS) } {
+            Decision::Wait => waits = true,
+            Decision::Admit(..) => (admitted, waits) = (admitted + 1, false),
+            Decision::Deny(_) => {
+                at_first_refusal.get_or_insert(admitted);
+                waits = false;
+            }
+        }
+        let waiting = Waiting { first: waits.into(), total: waits.into() };
+        if let Some(purpose) = bench.lease.wants_call(now, waiting) {
+            let call = bench.lease.start_call(now, purpose, waiting, false);
+            let reply = bench.answer(&call);
+            if reply.recall {
+                recall_due = Some(bench.now + delay);
+            }
+            bench.lease.on_reply(now, call.id, &reply, 0);
+        }
+    }
+    (at_first_refusal.unwrap(), admitted)
+}
+
+#[test]
+fn a_prompt_recall_spares_everybody_a_refusal_and_a_slow_one_loses_nothing() {
+    assert_eq!(one_hoards_the_other_wants(12_000), (60, 60));
+    let (before, in_all) = one_hoards_the_other_wants(150_000);
+    assert!(before < 60);
+    assert_eq!(in_all, 60, "found at the second look");
+}

@@ -224,6 +224,7 @@ fn each_kind_of_mistake_in_a_route_says_how_to_mend_it() {
   - { match: GET /m, access: public, sope: a:b }
   - { match: GET /n, scope: a:b, resources: { model: body./a~2 } }
   - just text
+  - { under: /x, access: public, routes: [ { match: GET upload }, { under: y, routes: [] } ] }
 "
     ));
     let conflict = routes("  - { match: GET /a/b, access: public }\n  - { match: \"GET|PUT /a/b\", access: public }\n");

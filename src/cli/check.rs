@@ -173,6 +173,14 @@ tests:
     }
 
     #[test]
+    fn the_shipped_file_passes_its_own_tests() {
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.yaml"));
+        let mut out = Vec::new();
+        let right = report(file, &|_| None, Timestamp::from_unix_millis(0), CheckFormat::Text, &mut out).unwrap();
+        assert!(right, "{}", String::from_utf8_lossy(&out));
+    }
+
+    #[test]
     fn a_good_file_passes_with_its_tests() {
         let (right, said) = check(GOOD, CheckFormat::Text);
         assert!(right, "{said}");

@@ -64,6 +64,6 @@ impl std::error::Error for ConfigError {}
 pub(super) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.into_iter().map(|name| (strsim::damerau_levenshtein(text, name), name));
     let (distance, name) = scored.min_by_key(|(distance, _)| *distance)?;
-    // A third of the letters may be wrong, two at least: `adress` finds `address`, `foo` finds nothing.
+    // A third of the letters may be wrong, one at least: `adress` finds `address`, `teapot` finds nothing.
     (distance <= (text.len().max(name.len()) / 3).max(1) && distance < name.len()).then_some(name)
 }

@@ -13,11 +13,14 @@ pub(super) fn interpolate(node: &mut Node, env: &dyn Fn(&str) -> Option<String>)
 
 fn walk(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, mistakes: &mut Vec<(Position, String)>) {
     match &mut node.kind {
-        Kind::Null => {}
+        Kind::Null | Kind::Unset => {}
         Kind::Scalar(text) => match expand(text, env) {
             Ok(Some(expanded)) => *text = expanded,
             Ok(None) => {}
-            Err(what) => mistakes.push((node.at, what)),
+            Err(what) => {
+                mistakes.push((node.at, what));
+                node.kind = Kind::Unset;
+            }
         },
         Kind::Sequence(items) => items.iter_mut().for_each(|item| walk(item, env, mistakes)),
         Kind::Mapping(members) => members.iter_mut().for_each(|member| walk(&mut member.value, env, mistakes)),

@@ -28,6 +28,8 @@ pub(super) struct Node {
 pub(super) enum Kind {
     /// Nothing, `~` or `null`.
     Null,
+    /// A value that could not be interpolated. The mistake was reported, so readers stay silent about it.
+    Unset,
     /// Text as written; escapes of quoted text resolved.
     Scalar(String),
     Sequence(Vec<Node>),
@@ -205,7 +207,7 @@ mod tests {
 
     fn show(node: &Node, out: &mut String) {
         match &node.kind {
-            Kind::Null => *out += &format!("{}:{} null\n", node.at.line, node.at.column),
+            Kind::Null | Kind::Unset => *out += &format!("{}:{} null\n", node.at.line, node.at.column),
             Kind::Scalar(text) => *out += &format!("{}:{} {text:?}\n", node.at.line, node.at.column),
             Kind::Sequence(items) => items.iter().for_each(|item| show(item, out)),
             Kind::Mapping(members) => {

@@ -10,6 +10,7 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::model::{Config, Plan, StoreUrl};
 use super::parse;
 use crate::policy::path::RequestPath;
+use crate::policy::pattern::Pattern;
 use crate::policy::resource::{Kind, LimitedKeys, ValueSource};
 use crate::policy::route::{Access, Route, UpstreamId};
 
@@ -223,6 +224,7 @@ fn each_kind_of_mistake_in_a_route_says_how_to_mend_it() {
   - { match: GET /m, access: public, sope: a:b }
   - { match: GET /n, scope: a:b, resources: { model: body./a~2 } }
   - just text
+  - { under: /x, access: public, routes: [ { match: GET upload }, { under: y, routes: [] } ] }
 "
     ));
     let conflict = routes("  - { match: GET /a/b, access: public }\n  - { match: \"GET|PUT /a/b\", access: public }\n");
@@ -343,6 +345,50 @@ fn the_files_own_tests_are_read() {
   - { request: GET /a, scopes: [a:b], organization_id: a b, environment: prod, key: k1 }
 "
     ));
+}
+
+#[test]
+fn the_shipped_file_compiles() {
+    let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.yaml"));
+    let (config, warnings) = super::load(file, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.listen.public.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9901");
+    assert!(config.routes.routes().len() > 100 && !config.tests.is_empty());
+    assert!(warnings.iter().all(|warning| !warning.what.contains("is never used")), "{warnings:#?}");
+    // The four variables are the ones that containers set.
+    let env = |name: &str| match name {
+        "SEEME_GATEWAY_PUBLIC" => Some("0.0.0.0:80".to_owned()),
+        "SEEME_GATEWAY_ADMIN" => Some("0.0.0.0:81".to_owned()),
+        "SEEME_GATEWAY_STORE" => Some("sqlite:/data/g.db".to_owned()),
+        "SEEME_GATEWAY_UPSTREAM" => Some("http://backend:8000".to_owned()),
+        _ => None,
+    };
+    let (config, _) = super::load(file, &env).unwrap();
+    assert_eq!((config.listen.public.port(), config.listen.admin.port()), (80, 81));
+    assert_eq!(config.store.url, StoreUrl::Sqlite("/data/g.db".into()));
+    assert_eq!(&*config.upstreams[0].authority, "backend:8000");
+}
+
+#[test]
+fn the_shipped_file_has_a_route_for_every_call_of_the_sdk() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (config, _) = super::load(&folder.join("gateway.yaml"), &|_| None).unwrap();
+    let calls = std::fs::read_to_string(folder.join("tests/data/seeme-sdk-routes.tsv")).unwrap();
+    let mut missing = Vec::new();
+    for line in calls.lines().skip(1) {
+        let mut fields = line.split('\t');
+        let (method, path) = (fields.next().unwrap(), fields.next().unwrap());
+        let called = path.replace(['{', '}'], "");
+        let called = RequestPath::parse(&called).unwrap();
+        let found = config.routes.find(&method.parse().unwrap(), &called);
+        // Not by a tail or a literal that happens to be there: by a route of its own.
+        let wanted = Pattern::parse(path).unwrap();
+        let own = found.as_ref().is_ok_and(|found| found.route.pattern.same_shape(&wanted));
+        if !config.management.owns(&called) && !own {
+            missing.push(format!("{method} {path}: {:?}", found.map(|found| found.route.label())));
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
 }
 
 proptest! {

@@ -20,8 +20,7 @@ use super::route::Match;
 /// it. A compressed body cannot be inspected and is refused here, before it is read.
 pub fn needs_body(found: &Match, scoped: &Scoped, headers: &HeaderMap) -> Result<bool, Rejection> {
     let needed = scoped.must_inspect(&found.route, |source| matches!(source, ValueSource::Body(_)));
-    let identity = |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
-    if needed && !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
+    if needed && headers.contains_key(CONTENT_ENCODING) {
         return Err(Rejection::UnsupportedEncoding);
     }
     Ok(needed)

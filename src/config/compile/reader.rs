@@ -74,7 +74,10 @@ impl<'a> Value<'a> {
 
     /// Reports a mistake here. Returns `None`, to end a reading function with.
     pub(super) fn mistake<T>(&self, what: impl Into<String>, mend: &str) -> Option<T> {
-        self.report.add(Severity::Error, self.node.at, &self.place, what.into(), mend);
+        // The mistake of an unset variable was reported where it stands; what follows from it is none.
+        if self.node.kind != Kind::Unset {
+            self.report.add(Severity::Error, self.node.at, &self.place, what.into(), mend);
+        }
         None
     }
 
@@ -84,7 +87,7 @@ impl<'a> Value<'a> {
 
     fn kind(&self) -> &'static str {
         match self.node.kind {
-            Kind::Null => "nothing",
+            Kind::Null | Kind::Unset => "nothing",
             Kind::Scalar(_) => "a single value",
             Kind::Sequence(_) => "a list",
             Kind::Mapping(_) => "a mapping",

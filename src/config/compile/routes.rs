@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use super::access::{access, check_source, kinds, methods_and_path, source};
-use super::reader::{Map, Value};
+use super::reader::{Map, Value, shorten};
 use super::{enforcement, unbuilt, upstreams};
 use crate::config::model::Upstream;
-use crate::policy::pattern::Pattern;
+use crate::policy::pattern::{InvalidPattern, Pattern};
 use crate::policy::resource::{Kind, Kinds, LimitedKeys, ValueSource};
 use crate::policy::route::{Access, Bindings, Methods, Route, RouteId, RouteTable, UpstreamId};
 
@@ -134,6 +134,9 @@ impl<'a> Walk<'_, 'a> {
     fn group(&mut self, map: &Map<'a>, prefix: &str, settings: &Settings<'a>) -> Option<()> {
         let under = map.get("under")?;
         let path = under.text()?;
+        if !path.starts_with('/') {
+            return under.mistake(InvalidPattern::NoSlash.to_string(), &format!("write /{}", shorten(path)));
+        }
         // The prefix must stand on its own as a path, but not as one with a slash or a tail at its end.
         let prefix = match Pattern::parse(&format!("{prefix}{path}")) {
             Err(error) => return under.mistake(error.to_string(), "write a path such as /api/v1/models/{model_id}"),
@@ -159,6 +162,9 @@ impl<'a> Walk<'_, 'a> {
 
     fn route(&mut self, entry: &Value<'a>, value: &Value<'a>, prefix: &str, settings: &Settings<'a>) -> Option<()> {
         let matched = methods_and_path(value).and_then(|(methods, path)| {
+            if !path.starts_with('/') {
+                return value.mistake(InvalidPattern::NoSlash.to_string(), &format!("write /{}", shorten(path)));
+            }
             let path = if path == "/" && !prefix.is_empty() { prefix.to_owned() } else { format!("{prefix}{path}") };
             match Pattern::parse(&path) {
                 Ok(pattern) => Some((methods, pattern)),

@@ -252,6 +252,10 @@ impl Store for StubStore {
         })
     }
 
+    fn rotate_key(&self, _: KeyRecord, _: Version, _: Vec<SecretRow>, _: Event) -> StoreFuture<'_, Revision> {
+        unimplemented!("no rotation here")
+    }
+
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {
         self.answer(|state| Ok(state.accounts.get(&id).cloned()))
     }

@@ -137,10 +137,10 @@ impl Scoped {
                     return Err(Rejection::ResourceNotAllowed(kind));
                 }
             }
-            if let (Some(mine), Some(_)) = (&profile.record.organization_id, &route.bindings.organization) {
-                if values.organization.as_deref() != Some(mine.as_str()) {
-                    return Err(Rejection::OrganizationNotAllowed);
-                }
+            if let (Some(mine), Some(_)) = (&profile.record.organization_id, &route.bindings.organization)
+                && values.organization.as_deref() != Some(mine.as_str())
+            {
+                return Err(Rejection::OrganizationNotAllowed);
             }
         }
         Ok(Grant { profile: self.0, found, values })

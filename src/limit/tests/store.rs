@@ -169,6 +169,10 @@ impl Store for LedgerStore {
     fn replace_key(&self, _: KeyRecord, _: Version, _: Event) -> StoreFuture<'_, Revision> {
         unimplemented!("ledgers only")
     }
+    fn rotate_key(&self, _: KeyRecord, _: Version, _: Vec<SecretRow>, _: Event) -> StoreFuture<'_, Revision> {
+        unimplemented!("ledgers only")
+    }
+
     fn account(&self, _: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {
         unimplemented!("ledgers only")
     }

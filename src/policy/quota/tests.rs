@@ -21,7 +21,7 @@ fn ask(want: u32) -> LeaseRequest {
         limits: LIMITS,
         first: false,
         give_back: None,
-        debit: 0,
+        debit: None,
         seen: Seen::default(),
     }
 }
@@ -226,7 +226,7 @@ proptest! {
         granted in 0u32..20, seen in 0u32..20, day_seen in 0u32..50,
     ) {
         let mut ledger = Ledger::default();
-        ledger.lease(START, &LeaseRequest { debit: granted, ..ask(0) });
+        ledger.lease(START, &LeaseRequest { debit: Some((minute_of(START), granted)), ..ask(0) });
         let minute = minute_of(START);
         let seen = Seen { minute, minute_granted: seen, day: minute / MINUTES_A_DAY, day_granted: day_seen };
         let reply = ledger.lease(START, &LeaseRequest { seen, ..ask(0) });
@@ -242,7 +242,7 @@ proptest! {
     #[test]
     fn no_request_makes_it_panic(
         ledger in any_ledger(), now in any::<u64>(), want in any::<u32>(), need in any::<u32>(),
-        per_minute in any::<u32>(), per_day in any::<u32>(), debit in any::<u32>(),
+        per_minute in any::<u32>(), per_day in any::<u32>(), debit in prop::option::of(any::<(u32, u32)>()),
         target in prop::option::of(any::<u32>()), give_back in prop::option::of(any::<(u32, u32)>()), first in any::<bool>(),
     ) {
         let limits = QuotaLimits { requests_per_minute: per_minute, requests_per_day: per_day };
@@ -355,7 +355,7 @@ fn little_left_recalls_once_and_makes_refusals_soft_for_a_moment() {
 #[test]
 fn a_debit_is_charged_above_the_limit_and_to_both_windows() {
     let mut ledger = Ledger::default();
-    let reply = ledger.lease(START, &LeaseRequest { debit: 15, ..ask(1) });
+    let reply = ledger.lease(START, &LeaseRequest { debit: Some((minute_of(START), 15)), ..ask(1) });
     assert_eq!((reply.granted, reply.minute_left, reply.day_left), (0, 0, 25));
     assert_eq!((reply.seen.minute_granted, reply.seen.day_granted), (15, 15));
 }

@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod explain;
 mod keys;
+mod output;
 mod process;
 mod routes;
 mod run;

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::acknowledge::{self, Acknowledged};
 use super::body::{self, BODY_LIMIT, Changes, NewKey, Nulls};
@@ -123,11 +123,7 @@ impl Management {
             Operation::Delete(id) => {
                 let deleted = keys.delete(&caller, id.as_ref()).await?;
                 let acknowledged = self.acknowledged(deleted.revision).await;
-                let json = json!({
-                    "id": deleted.key.record.id,
-                    "deleted": true,
-                    "acknowledged": acknowledged.to_json(),
-                });
+                let json = view::deleted(&deleted.key.record.id, &acknowledged);
                 Ok((status_of(&acknowledged), json))
             }
             Operation::Usage(id) => {
@@ -173,13 +169,11 @@ impl Management {
         keys.get(caller, id, Deleted::Hidden).await?;
         let changes = Changes::from_members(body::object(body)?, self.clock.wall(), nulls)?;
         let changed = keys.update(caller, id, &changes).await?;
-        let mut json = changed.key.to_json(&self.config.quota);
         if changes.disabled != Some(true) {
-            return Ok((200, json));
+            return Ok((200, changed.key.to_json(&self.config.quota)));
         }
         let acknowledged = self.acknowledged(changed.revision).await;
-        json["acknowledged"] = acknowledged.to_json();
-        Ok((status_of(&acknowledged), json))
+        Ok((status_of(&acknowledged), changed.key.to_json_acknowledged(&self.config.quota, &acknowledged)))
     }
 
     async fn acknowledged(&self, revision: Option<Revision>) -> Acknowledged {

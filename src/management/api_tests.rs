@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use serde_json::json;
 
 use super::*;
 use crate::management::call::PUBLISHED_PATH;

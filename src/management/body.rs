@@ -21,8 +21,8 @@ const EXPIRES_IN_DAYS: i64 = 36_500;
 /// The last millisecond that RFC 3339 can write.
 const LAST_MILLISECOND: i64 = 253_402_300_799_999;
 
-/// Members of a key that only the gateway sets. Accepted and ignored.
-const READ_ONLY: [&str; 11] = [
+/// Members of an answer that only the gateway sets. Accepted and ignored.
+const READ_ONLY: [&str; 13] = [
     "id",
     "key",
     "key_prefix",
@@ -34,6 +34,8 @@ const READ_ONLY: [&str; 11] = [
     "created_by",
     "previous",
     "deleted_at",
+    "limits",
+    "acknowledged",
 ];
 
 /// What to do with a member of an update.

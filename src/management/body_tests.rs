@@ -131,7 +131,7 @@ fn null_on_create_is_absent_and_read_only_members_are_ignored() {
     assert_eq!(create(with(nulls)).unwrap(), plain);
     let read_only = json!({
         "id": 7, "key": "sm_live_0123456789abcdef", "key_prefix": [], "account_id": "a b", "plan": {}, "created_at": 0,
-        "updated_at": 0, "last_used_at": 0, "created_by": 0, "previous": 0
+        "updated_at": 0, "last_used_at": 0, "created_by": 0, "previous": 0, "limits": 0, "acknowledged": 0
     });
     assert_eq!(create(with(read_only)).unwrap(), plain);
 }

@@ -37,8 +37,8 @@ pub struct Caller<'a> {
 
 #[derive(Debug, Clone, Copy)]
 enum Authority<'a> {
-    /// Whoever can write the store's file: no limits of its own.
-    Operator,
+    /// Whoever can open the store, under the name that events show: no limits of its own.
+    Operator(&'a str),
     Key(&'a KeyProfile),
 }
 
@@ -81,9 +81,14 @@ pub struct Keys<'a> {
 }
 
 impl<'a> Caller<'a> {
-    /// The command line.
-    pub const fn operator() -> Self {
-        Self { authority: Authority::Operator, account: None, from: "cli" }
+    /// Somebody on this machine who can open the store: `cli` or `demo`.
+    pub const fn operator(name: &'a str) -> Self {
+        Self { authority: Authority::Operator(name), account: None, from: name }
+    }
+
+    /// Looks only at the keys of one account.
+    pub fn limited_to(self, account: Option<AccountId>) -> Self {
+        Self { account, ..self }
     }
 
     /// A key that calls from an address, for the keys of `account` (its own, unless it may name another).
@@ -93,13 +98,16 @@ impl<'a> Caller<'a> {
 
     fn profile(&self) -> Option<&'a KeyProfile> {
         match self.authority {
-            Authority::Operator => None,
+            Authority::Operator(_) => None,
             Authority::Key(profile) => Some(profile),
         }
     }
 
     fn by(&self) -> &str {
-        self.profile().map_or("cli", |profile| profile.record.id.as_str())
+        match self.authority {
+            Authority::Operator(name) => name,
+            Authority::Key(profile) => profile.record.id.as_str(),
+        }
     }
 
     fn organization(&self) -> Option<&OrganizationId> {

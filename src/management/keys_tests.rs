@@ -105,7 +105,7 @@ async fn nothing_is_stored_when_the_grant_exceeds_the_callers_or_the_store_is_do
 #[tokio::test]
 async fn the_operator_must_say_for_whom_and_may_give_reserved_scopes() {
     let fixture = Fixture::new([]);
-    let operator = Caller::operator();
+    let operator = Caller::operator("cli");
     let scopes = json!(["accounts:write", "api-keys:admin", "*"]);
     let for_nobody = fixture.keys().create(&operator, new(json!({"name": "n", "scopes": scopes}))).await.unwrap_err();
     assert_eq!(for_nobody.to_string(), "account_id: required");
@@ -124,7 +124,7 @@ async fn a_caller_lists_its_accounts_keys_and_an_organization_its_own_newest_fir
     assert_eq!(ids(&list(caller(&whole), Deleted::Hidden).await), ["plain", "elsewhere", "in-org"]);
     assert_eq!(ids(&list(caller(&whole), Deleted::Shown).await), ["plain", "deleted", "elsewhere", "in-org"]);
     assert_eq!(ids(&list(caller(&limited), Deleted::Shown).await), ["in-org"]);
-    assert_eq!(list(Caller::operator(), Deleted::Shown).await.len(), 5);
+    assert_eq!(list(Caller::operator("cli"), Deleted::Shown).await.len(), 5);
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn taking_a_limit_away_needs_a_caller_without_it() {
 async fn a_change_that_was_overtaken_is_decided_again_and_not_for_ever() {
     let fixture = Fixture::new([record("k")]);
     fixture.store.edit(|state| state.conflicts = 5);
-    let operator = Caller::operator();
+    let operator = Caller::operator("cli");
     let changed = fixture.keys().update(&operator, id("k").as_ref(), &renamed()).await.unwrap();
     assert_eq!(changed.key.record.name, "renamed");
     assert_eq!(fixture.store.edit(|state| state.keys[0].version), Version(7));
@@ -264,7 +264,10 @@ async fn a_deleted_key_is_gone_but_its_usage_and_events_stay() {
 fn a_scope_that_opens_nothing_is_told() {
     let fixture = Fixture::new([]);
     let scopes: Vec<_> =
-        ["api-keys:*", "accounts:read", "no:such", "*", "nothing:*"].iter().map(|s| scope(s)).collect();
+        ["api-keys:*", "accounts:read", "no:such", "*", "nothing:*", "models:read", "things:*", "things:delete"]
+            .iter()
+            .map(|s| scope(s))
+            .collect();
     let unknown = fixture.keys().unknown_scopes(&scopes);
-    assert_eq!(unknown, [scope("no:such"), scope("nothing:*")]);
+    assert_eq!(unknown, [scope("no:such"), scope("nothing:*"), scope("things:delete")]);
 }

@@ -12,6 +12,7 @@
 //! | [`keys`], [`accounts`] | the operations on the store; the command line starts here |
 //! | [`acknowledge`] | who obeys a change already |
 //! | [`view`], [`usage`] | what is shown |
+//! | [`audit`] | what is logged of a change |
 //! | [`problem`] | what went wrong |
 //!
 //! Nothing here knows HTTP messages, connections or terminals, and no route's scope is decided here.
@@ -30,4 +31,4 @@ pub mod usage;
 pub mod view;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -2,19 +2,17 @@
 //! that fails on demand. Real stores have their own suite; here only the calls of the management API are answered.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::model::*;
+use crate::config::model::Config;
 use crate::policy::access::KeyProfile;
-use crate::policy::credential::{KeyHash, KeyShape};
+use crate::policy::credential::KeyHash;
 use crate::policy::instant::Mono;
-use crate::policy::key::{
-    Account, AccountId, Day, Environment, KeyId, KeyRecord, OrganizationId, QuotaLimits, Timestamp,
-};
+use crate::policy::key::{Account, AccountId, Day, Environment, KeyId, KeyRecord, OrganizationId, Timestamp};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Subject};
-use crate::policy::route::{RouteTable, UpstreamId};
 use crate::policy::scope::{Scope, ScopeCatalog};
 use crate::store::*;
 
@@ -23,10 +21,7 @@ pub(crate) fn scope(text: &str) -> Scope {
 }
 
 pub(crate) fn catalog() -> ScopeCatalog {
-    ScopeCatalog::new([
-        (scope("models:read"), vec![scope("models:list")]),
-        (scope("models:*"), vec![scope("inferences:*")]),
-    ])
+    config().scopes
 }
 
 pub(crate) fn now() -> Timestamp {
@@ -55,75 +50,25 @@ pub(crate) fn record(id: &str) -> KeyRecord {
 }
 
 pub(crate) fn profile(record: KeyRecord) -> KeyProfile {
-    KeyProfile {
-        account: Account::unset(record.account_id.clone()),
-        plan: "free".into(),
-        limits: QuotaLimits { requests_per_minute: 60, requests_per_day: 1000 },
-        grants: catalog().expand(&record.scopes),
-        subject: Subject::new("account", record.environment, record.account_id.as_str()),
-        secret_expires_at: record.expires_at,
-        identity: Vec::new(),
-        record,
-    }
+    let account = Account::unset(record.account_id.clone());
+    let expires_at = record.expires_at;
+    config().profile(record, account, expires_at)
 }
 
+/// A file with the plans of the contract, two scopes that stand for others, and two routes.
 pub(crate) fn config() -> Config {
-    let limits = |requests_per_minute, requests_per_day| QuotaLimits { requests_per_minute, requests_per_day };
-    let seconds = Duration::from_secs;
-    Config {
-        source: "gateway.yaml".into(),
-        workers: 1,
-        listen: Listen { public: ([0, 0, 0, 0], 8080).into(), admin: ([127, 0, 0, 1], 9901).into() },
-        store: StoreConfig {
-            url: StoreUrl::Sqlite("gateway.db".into()),
-            timeout: Duration::from_millis(50),
-            outage_quota: OutageQuota::LocalShare,
-            serve_cached_keys_for: seconds(60),
-        },
-        cache: CacheConfig {
-            capacity: 1,
-            ttl: seconds(60),
-            negative_ttl: seconds(2),
-            recheck_without_push: seconds(5),
-        },
-        upstreams: Vec::new(),
-        environments: Some(Environments { live: UpstreamId(0), test: UpstreamId(0) }),
-        quota: Quota {
-            plans: vec![
-                ("free".into(), Plan::Fixed(limits(60, 1000))),
-                ("pro".into(), Plan::Fixed(limits(300, 50_000))),
-                ("enterprise".into(), Plan::Custom),
-            ],
-            default_plan: ("free".into(), limits(60, 1000)),
-            subject: QuotaSubject::Account,
-        },
-        scopes: catalog(),
-        management: Management { base_path: "/api/v1/api-keys".into(), per_minute: 60 },
-        limits: Limits {
-            connections: 1,
-            connections_per_address: None,
-            header_bytes: 1,
-            header_count: 1,
-            uri_bytes: 1,
-            body_bytes: None,
-            inspect_bytes: 1,
-            inspect_total: 1,
-        },
-        timeouts: Timeouts {
-            header: seconds(1),
-            body_idle: seconds(1),
-            response: seconds(1),
-            idle: seconds(1),
-            keepalive: seconds(1),
-        },
-        drain: Drain { delay: seconds(0), timeout: seconds(1) },
-        usage: UsageConfig { flush: seconds(1), retention: seconds(1) },
-        key_shape: KeyShape { require_checksum: true },
-        log: LogFormat::Off,
-        log_level: tracing::Level::INFO,
-        routes: RouteTable::default(),
-        tests: Vec::new(),
-    }
+    let text = r#"
+listen: { public: { address: "0.0.0.0:8080" } }
+store: { url: "sqlite:gateway.db" }
+upstreams: { seeme: { endpoints: ["http://127.0.0.1:9000"] } }
+scopes:
+  models:read: [models:list]
+  models:*: [inferences:*]
+routes:
+  - { match: GET /api/v1/models, scope: models:list, limited_keys: forward }
+  - { match: POST /api/v1/things, scope: things:create }
+"#;
+    crate::config::parse(Path::new("gateway.yaml"), text, &|_| None).unwrap().0
 }
 
 /// A clock that always says [`now`].

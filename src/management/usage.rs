@@ -107,7 +107,7 @@ impl Days {
         let to = end.unwrap_or(today);
         let from = start.unwrap_or(Day(to.0 - (DEFAULT_DAYS - 1)));
         if bad.is_empty() && from > to {
-            bad.push(BadMember::new("start_date", "must not be after end_date (today if absent)"));
+            bad.push(BadMember::new("start_date", "must not be after the last day (today if absent)"));
         }
         if bad.is_empty() { Ok(Self { from, to }) } else { Err(ManagementError::InvalidQuery(bad)) }
     }

@@ -4,9 +4,10 @@
 
 use serde_json::{Value, json};
 
+use super::acknowledge::Acknowledged;
 use crate::config::model::Quota;
 use crate::policy::credential::Secret;
-use crate::policy::key::{Account, KeyRecord, Timestamp};
+use crate::policy::key::{Account, KeyId, KeyRecord, Timestamp};
 use crate::policy::quota::{QuotaState, WindowState};
 use crate::store::{Event, SecretRow, StoredKey};
 
@@ -75,6 +76,13 @@ impl KeyView {
         object
     }
 
+    /// The answer to a disable.
+    pub fn to_json_acknowledged(&self, quota: &Quota, acknowledged: &Acknowledged) -> Value {
+        let mut object = self.to_json(quota);
+        object["acknowledged"] = acknowledged.to_json();
+        object
+    }
+
     /// The answer to `GET /current`: with the limits and what is left of them, as far as it is known.
     pub fn to_json_with_limits(&self, quota: &Quota, state: Option<&QuotaState>) -> Value {
         let limits = quota.of(&self.account).1;
@@ -85,6 +93,11 @@ impl KeyView {
         });
         object
     }
+}
+
+/// The answer to a deletion.
+pub fn deleted(id: &KeyId, acknowledged: &Acknowledged) -> Value {
+    json!({"id": id, "deleted": true, "acknowledged": acknowledged.to_json()})
 }
 
 fn window(limit: u32, state: Option<&WindowState>) -> Value {

@@ -47,7 +47,7 @@ fn first_key(config: &Config) -> Result<Option<Secret>, CliError> {
         account_id: AccountId::parse(ACCOUNT).ok(),
     };
     block_on(async {
-        let operator = Caller::operator();
+        let operator = Caller::operator("demo");
         if !keys.list(&operator, Deleted::Hidden).await.map_err(failed)?.is_empty() {
             return Ok(None);
         }

@@ -160,7 +160,8 @@ tests:
   - { request: GET /x, expect: route_not_found }
   - { request: PUT /login, expect: method_not_allowed }
   - { request: GET /a/../login, expect: bad_request }
-  - { request: GET /api/v1/api-keys, expect: allowed }
+  - { request: GET /api/v1/api-keys, scopes: [api-keys:read], expect: allowed }
+  - { request: POST /api/v1/me/apikeys, scopes: [api-keys:read], expect: insufficient_scope }
 ";
 
     fn check(text: &str, format: CheckFormat) -> (bool, String) {

@@ -102,7 +102,10 @@ fn print(config: &Config, steps: &[Step], outcome: &Outcome, out: &mut dyn Write
     }
     match outcome {
         Outcome::Forwarded(grant) => forwarded(config, grant, out),
-        Outcome::Management => writeln!(out, "allowed: the management API checks scope and grant itself"),
+        Outcome::Management => writeln!(
+            out,
+            "allowed: answered by the management API, which checks what is asked for against the key's own grant"
+        ),
         Outcome::Refused(rejection) => {
             let problem = rejection.problem();
             writeln!(out, "{} {}: {}", problem.status, problem.code, problem.detail)
@@ -178,7 +181,10 @@ routes:
             ("GET /api/v1/models --scope models:read --model-id m-1", None),
             ("GET /o?o=o-2 --organization-id o-1", None),
             ("GET /o?o=o-1&o=o-1 --organization-id o-1", None),
-            ("GET /api/v1/api-keys/current", None),
+            ("GET /api/v1/api-keys/current --scope a:b", None),
+            ("POST /api/v1/me/apikeys --scope api-keys:read", None),
+            ("GET /api/v1/api-keys", None),
+            ("DELETE /api/v1/api-keys --scope api-keys:write", None),
             (&format!("POST /v1/chat/completions {limited}"), Some(b"{\"model\":\"m-1\"}")),
             (&format!("POST /v1/chat/completions {limited}"), Some(b"{\"model\":\"m-1\",\"Model\":\"m-2\"}")),
             (&format!("POST /v1/chat/completions {limited}"), Some(&[b' '; 100])),

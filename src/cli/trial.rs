@@ -8,7 +8,8 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 use crate::config::model::Config;
-use crate::policy::access::{Authenticated, Grant, KeyProfile};
+use crate::management::call::Call;
+use crate::policy::access::{Authenticated, Grant, KeyProfile, Scoped};
 use crate::policy::key::Timestamp;
 use crate::policy::path::RequestPath;
 use crate::policy::rejection::Rejection;
@@ -49,7 +50,7 @@ pub(super) struct Step {
 pub(super) enum Outcome {
     /// It would be forwarded.
     Forwarded(Box<Grant>),
-    /// It is for the management API, which decides for itself.
+    /// Key and scope open this call of the management API, which then looks at the grant itself.
     Management,
     /// It would be refused.
     Refused(Rejection),
@@ -80,7 +81,7 @@ impl Trial<'_> {
         (steps, outcome)
     }
 
-    /// `None`: the management API's.
+    /// `None`: a call of the management API.
     fn walk(&self, config: &Config, steps: &mut Vec<Step>) -> Result<Option<Grant>, (&'static str, Rejection)> {
         let mut passed = |name, why: String| steps.push(Step { name, passed: true, why });
         let (path, query) =
@@ -91,8 +92,11 @@ impl Trial<'_> {
             return Err(("head", Rejection::UriTooLong));
         }
         passed("head", format!("{} of {} bytes of target", self.target.len(), config.limits.uri_bytes));
-        if config.management.owns(&path) {
-            passed("route", "the management API answers this path itself".to_owned());
+        if let Some(call) = Call::recognise(&config.management.base_path, &self.method, &path, query) {
+            let call = call.map_err(|rejection| ("route", rejection))?;
+            passed("route", format!("{}, of the management API", call.endpoint()));
+            let access = call.scope().map_or(Access::Authenticated, |scope| Access::AnyScope(vec![scope]));
+            self.admit(&access, &mut passed)?;
             return Ok(None);
         }
         let found = config.routes.find(&self.method, &path).map_err(|rejection| ("route", rejection))?;
@@ -105,17 +109,7 @@ impl Trial<'_> {
         if let Some(limit) = limit {
             passed("body", format!("{length} of {limit} bytes"));
         }
-        let authenticated = self.authenticate(&found.route.access).map_err(|rejection| ("key", rejection))?;
-        let key = key_line(&authenticated, self.key.is_some());
-        let scoped = authenticated.check_scope(&found.route.access).map_err(|rejection| match rejection {
-            Rejection::MissingKey => ("key", rejection),
-            _ => ("scope", rejection),
-        });
-        if !matches!(scoped, Err(("key", _))) {
-            passed("key", key);
-        }
-        let scoped = scoped?;
-        passed("scope", format!("the route is open to: {}", found.route.access));
+        let scoped = self.admit(&found.route.access, &mut passed)?;
         let inspected = needs_body(&found, &scoped, &self.headers).map_err(|rejection| ("resources", rejection))?;
         if inspected && length > config.limits.inspect_bytes as u64 {
             return Err(("resources", Rejection::BodyTooLarge(config.limits.inspect_bytes as u64)));
@@ -129,6 +123,26 @@ impl Trial<'_> {
 }
 
 impl Trial<'_> {
+    /// Key, then scope.
+    fn admit(
+        &self,
+        access: &Access,
+        passed: &mut impl FnMut(&'static str, String),
+    ) -> Result<Scoped, (&'static str, Rejection)> {
+        let authenticated = self.authenticate(access).map_err(|rejection| ("key", rejection))?;
+        let key = key_line(&authenticated, self.key.is_some());
+        let scoped = authenticated.check_scope(access).map_err(|rejection| match rejection {
+            Rejection::MissingKey => ("key", rejection),
+            _ => ("scope", rejection),
+        });
+        if !matches!(scoped, Err(("key", _))) {
+            passed("key", key);
+        }
+        let scoped = scoped?;
+        passed("scope", format!("open to: {access}"));
+        Ok(scoped)
+    }
+
     /// A public route looks at no key, as on the data path.
     fn authenticate(&self, access: &Access) -> Result<Authenticated, Rejection> {
         match &self.key {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::policy::credential::KeyShape;
 use crate::policy::key::{Account, Environment, QuotaLimits};
-use crate::policy::path::RequestPath;
 use crate::policy::route::{RouteTable, UpstreamId};
 use crate::policy::scope::ScopeCatalog;
 
@@ -199,17 +198,6 @@ pub struct Management {
     pub base_path: String,
     /// Management calls per key and minute.
     pub per_minute: u32,
-}
-
-impl Management {
-    /// Whether a path belongs to the management API, which wins over every route. Compared decoded, as routes are.
-    pub fn owns(&self, path: &RequestPath<'_>) -> bool {
-        [self.base_path.as_str(), CLIENT_MANAGEMENT_PATH].into_iter().any(|base| {
-            let base: Vec<&str> = base.split('/').skip(1).collect();
-            let segments = path.segments();
-            segments.len() >= base.len() && base.iter().zip(segments).all(|(base, segment)| **base == **segment)
-        })
-    }
 }
 
 /// Size limits of a message.

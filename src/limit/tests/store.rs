@@ -19,7 +19,7 @@ use crate::store::{
 };
 
 /// One second into a minute of the store: a test has 59 s before the window changes.
-const BASE: u64 = 29_500_000 * 60_000_000 + 1_000_000;
+pub(super) const BASE: u64 = 29_500_000 * 60_000_000 + 1_000_000;
 
 /// Real time, shifted at will.
 pub(super) struct TestClock {

@@ -144,7 +144,7 @@ pub fn problem_response(
 ) -> Response<ProxyBody> {
     let mut document = json!({
         "type": format!("urn:seeme:gateway:{}", problem.code),
-        "title": problem.message,
+        "title": title(problem.code),
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
@@ -168,6 +168,13 @@ pub fn problem_response(
         response.extensions_mut().insert(reason);
     }
     response
+}
+
+/// The same for every occurrence of a code (RFC 9457 section 3.1.4): `rate_limited` is "Rate limited".
+fn title(code: &str) -> String {
+    let mut words = code.replace('_', " ");
+    words.get_mut(..1).map(str::make_ascii_uppercase);
+    words
 }
 
 /// A body this small is read and thrown away, so that the connection can serve on.

@@ -4,6 +4,7 @@ Everything is on loopback and on free ports; the store is a file in a folder of 
 test is about: no assertions but that the processes live.
 """
 
+import atexit
 import json
 import os
 import pathlib
@@ -49,6 +50,7 @@ class Process:
             self.child = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
             )
+        atexit.register(self.child.kill)  # of a start that failed half-way; does nothing to one that has ended
 
     def wait_until(self, what: str, ready) -> None:
         """Returns when `ready` does; a process that ends or is late is reported with what it wrote."""

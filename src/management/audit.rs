@@ -14,7 +14,7 @@ pub fn key(event: &Event, record: &KeyRecord) {
         by = %event.by,
         from = %event.from,
         changed = %event.changed.join(","),
-        "key",
+        "audit: key",
     );
 }
 
@@ -28,6 +28,6 @@ pub fn account(account: &Account, by: &str) {
         requests_per_day = account.requests_per_day,
         suspended = account.suspended,
         by = %by,
-        "account",
+        "audit: account",
     );
 }

@@ -351,7 +351,7 @@ pub trait Store: Send + Sync + 'static {
     /// One call of the lease protocol: charges both windows or neither. Never repeated by the store.
     fn lease(&self, subject: Subject, request: LeaseRequest) -> StoreFuture<'_, LeaseReply>;
 
-    /// Changes from now on. Each subscriber gets all of them.
+    /// Changes from now on; the last ones from before may come too. Each subscriber gets all of them.
     fn subscribe(&self) -> ChangeFeed;
 
     /// Announces this process; replaces one of the same name. Returns the revision at which its (empty) cache starts.

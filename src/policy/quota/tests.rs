@@ -358,4 +358,10 @@ fn a_debit_is_charged_above_the_limit_and_to_both_windows() {
     let reply = ledger.lease(START, &LeaseRequest { debit: Some((minute_of(START), 15)), ..ask(1) });
     assert_eq!((reply.granted, reply.minute_left, reply.day_left), (0, 0, 25));
     assert_eq!((reply.seen.minute_granted, reply.seen.day_granted), (15, 15));
+    // Of a minute that the ledger does not have any more: to the day alone; of another day: to nothing.
+    let late = |minute| LeaseRequest { debit: Some((minute, 5)), ..ask(0) };
+    let reply = ledger.lease(START, &late(minute_of(START) - 7));
+    assert_eq!((reply.seen.minute_granted, reply.seen.day_granted), (15, 20));
+    let reply = ledger.lease(START, &late(minute_of(START) - 2 * MINUTES_A_DAY));
+    assert_eq!((reply.seen.minute_granted, reply.seen.day_granted), (15, 20));
 }

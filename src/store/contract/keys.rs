@@ -73,6 +73,7 @@ pub(crate) async fn a_deleted_key_loses_its_secrets_and_stays_readable(store: Ar
 }
 
 pub(crate) async fn a_rotated_key_has_two_secrets_until_the_former_is_dropped(store: Arc<dyn Store>) {
+    let mut feed = store.subscribe();
     create(&*store, "k1", "a1").await;
     create(&*store, "k2", "a1").await;
     let read = store.key(key_id("k1")).await.unwrap().unwrap();
@@ -85,7 +86,7 @@ pub(crate) async fn a_rotated_key_has_two_secrets_until_the_former_is_dropped(st
 
     let taken = rotate(vec![secret("k2"), former.clone()], read.version).await;
     assert!(matches!(taken, Err(StoreError::Conflict)), "{taken:?}");
-    let mut feed = store.subscribe();
+    super::changes(&mut feed, 4).await;
     let revision = rotate(vec![secret("new"), former.clone()], read.version).await.unwrap();
     let told = super::changes(&mut feed, 2).await;
     assert_eq!(told, (revision, vec![Change::Key(key_id("k1")), Change::Secret(hash("new"))]));

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::json;
 
 use super::*;
-use crate::management::call::PUBLISHED_PATH;
+use crate::config::model::CLIENT_MANAGEMENT_PATH;
 use crate::management::testing::{Stopped, StubStore, config, now, profile, record, scope};
 use crate::policy::key::{KeyRecord, Timestamp};
 use crate::policy::path::RequestPath;
@@ -96,7 +96,7 @@ async fn a_created_key_is_answered_whole_with_its_secret() {
 async fn the_published_client_creates_with_its_own_scopes_and_base_path_asks_for_them() {
     let fixture = Fixture::new();
     let body = r#"{"name":"n","scopes":[],"organization_id":null,"expires_in_days":null}"#;
-    let (status, json) = fixture.done("POST", PUBLISHED_PATH, body).await;
+    let (status, json) = fixture.done("POST", CLIENT_MANAGEMENT_PATH, body).await;
     assert_eq!((status, &json["scopes"]), (201, &json!(["*"])));
     let problem = fixture.refused("POST", BASE, body).await;
     assert_eq!((problem.status, &*problem.message), (400, "Invalid body: scopes"));

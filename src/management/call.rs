@@ -10,20 +10,18 @@ use percent_encoding::percent_decode_str;
 
 use super::body::Nulls;
 use super::problem::{BadMember, ManagementError};
+use crate::config::model::CLIENT_MANAGEMENT_PATH;
 use crate::policy::key::KeyId;
 use crate::policy::path::RequestPath;
 use crate::policy::rejection::Rejection;
 use crate::policy::scope::Scope;
-
-/// Where `seeme` (the published Python client) calls.
-pub const PUBLISHED_PATH: &str = "/api/v1/me/apikeys";
 
 /// Which of the two addresses was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Address {
     /// `management.base_path`
     BasePath,
-    /// [`PUBLISHED_PATH`]: absent scopes are the caller's own.
+    /// [`CLIENT_MANAGEMENT_PATH`]: absent scopes are the caller's own.
     Published,
 }
 
@@ -82,7 +80,7 @@ impl Call {
         query: Option<&str>,
     ) -> Option<Result<Self, Rejection>> {
         let segments: Vec<&str> = path.segments().iter().map(AsRef::as_ref).collect();
-        let addresses = [(base_path, Address::BasePath), (PUBLISHED_PATH, Address::Published)];
+        let addresses = [(base_path, Address::BasePath), (CLIENT_MANAGEMENT_PATH, Address::Published)];
         let (root, address, rest) =
             addresses.iter().find_map(|&(root, address)| Some((root, address, below(root, &segments)?)))?;
         let Some((place, template)) = Place::of(rest) else { return Some(Err(Rejection::RouteNotFound)) };
@@ -220,7 +218,7 @@ mod tests {
             ("GET", "/k-1/events", Operation::Events(id()), "/{id}/events", Some("api-keys:read")),
             ("GET", "/a%20b", Operation::Get(None), "/{id}", Some("api-keys:read")),
         ];
-        for (root, address) in [("/api/v1/api-keys", Address::BasePath), (PUBLISHED_PATH, Address::Published)] {
+        for (root, address) in [("/api/v1/api-keys", Address::BasePath), (CLIENT_MANAGEMENT_PATH, Address::Published)] {
             for (method, below, operation, template, scope) in cases.clone() {
                 let call = call(method, &format!("{root}{below}"));
                 assert_eq!((call.address, &call.operation), (address, &operation), "{method} {root}{below}");

@@ -18,7 +18,6 @@ use crate::auth::Authenticator;
 use crate::clock::SystemClock;
 use crate::config::model::{Config, StoreUrl};
 use crate::gateway::Shared;
-use crate::gateway::context::IdSource;
 use crate::limit::{Limiter, LimiterConfig};
 use crate::management::api::{FlushUsage, Management};
 use crate::server::{BindError, Drain, Listeners, Workers};
@@ -26,6 +25,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::trace::IdSource;
 use crate::usage::Usage;
 
 /// How often a gateway tells the store that it lives (contract 6).

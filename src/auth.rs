@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use moka::Expiry;
 use moka::sync::Cache;
+use rustc_hash::FxBuildHasher;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -75,7 +76,7 @@ pub struct Authenticator {
     config: Arc<Config>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-    cache: Cache<KeyHash, Cached>,
+    cache: Cache<KeyHash, Cached, FxBuildHasher>,
     index: Mutex<Index>,
     feed_up: AtomicBool,
     /// When the store last answered anything.
@@ -116,7 +117,9 @@ impl Authenticator {
             known: config.cache.ttl + config.store.serve_cached_keys_for,
             unknown: config.cache.negative_ttl,
         };
-        let cache = Cache::builder().max_capacity(config.cache.capacity).expire_after(lifetimes).build();
+        let cache = Cache::builder().max_capacity(config.cache.capacity).expire_after(lifetimes);
+        // BLAKE3 has made the keys uniform already: a slower hash would defend against nothing.
+        let cache = cache.build_with_hasher(FxBuildHasher);
         let last_contact = AtomicU64::new(clock.mono().0);
         Self {
             store,
@@ -142,7 +145,7 @@ impl Authenticator {
                 self.metrics.lookups.hit_unknown.increment(1);
                 Ok(None)
             }
-            Some(Cached::Known(known)) => match self.load_once(hash, self.recheck_patience()).await {
+            Some(Cached::Known(known)) => match Box::pin(self.load_once(hash, self.recheck_patience())).await {
                 Ok(found) => Ok(found),
                 Err(StoreUnavailable) if self.may_serve_without_store(now) => {
                     known.next_check.store(now.plus(Duration::from_secs(1)).0, Ordering::Relaxed);
@@ -150,7 +153,7 @@ impl Authenticator {
                 }
                 Err(StoreUnavailable) => Err(StoreUnavailable),
             },
-            None => self.load_once(hash, PATIENCE).await,
+            None => Box::pin(self.load_once(hash, PATIENCE)).await,
         }
     }
 

@@ -1,28 +1,77 @@
 //! Counts every request that carries a known key, and writes the counters to the store exactly once.
 //!
-//! A request adds to a map in memory and goes on. Every `usage.flush` the map is frozen into a numbered batch; a batch is
-//! sent until the store says it is in, and counts once however often it arrives. Counting never waits, a store outage loses
-//! nothing: memory grows with *distinct* counters only, and past [`MAX_PENDING`] endpoints fold into one.
+//! A request adds one to a tally in memory and goes on; what the tally means (endpoint, scopes that were used) is worked out
+//! when it is written. Every `usage.flush` the tallies are frozen into a numbered batch; a batch is sent until the store says it
+//! is in, and counts once however often it arrives. Counting never waits. A store outage loses nothing: memory grows with
+//! *distinct* tallies only, and past [`MAX_TALLIES`] endpoints fold into one.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustc_hash::FxHashMap;
+
+use crate::policy::access::{KeyProfile, Values};
 use crate::policy::credential::KeyHash;
-use crate::policy::key::{Day, KeyId, Timestamp};
-use crate::store::{Counted, FlushOutcome, ReplicaId, Store, StoreError, UsageBatch, UsageCount};
+use crate::policy::key::{Day, KeyId, ResourceId, Timestamp};
+use crate::policy::resource::Kind;
+use crate::policy::route::Route;
+use crate::store::{Counted, FlushOutcome, ReplicaId, StatusClass, Store, StoreError, UsageBatch, UsageCount};
 use crate::telemetry::Metrics;
 
+/// Locks, so that workers rarely meet.
 const SHARDS: usize = 16;
-/// Distinct counters that may wait; above, endpoints fold into `_other` and totals stay right.
-const MAX_PENDING: usize = 1_000_000;
-/// The endpoint that stands for the rest.
+/// Distinct tallies that may wait in one shard; above, endpoints fold into `_other` and totals stay right.
+const MAX_TALLIES: usize = 1_000_000 / SHARDS;
+/// Distinct resources that may wait in one shard; above, they are not told apart.
+const MAX_RESOURCES: usize = 100_000 / SHARDS;
+/// What stands for the rest.
 const OTHER: &str = "_other";
+/// The endpoint of requests that reached no route.
+const NO_ROUTE: &str = "(no route)";
+
+/// One request that has ended.
+#[derive(Debug)]
+pub struct Hit<'a> {
+    /// The key it carried.
+    pub key: &'a Arc<KeyProfile>,
+    /// The secret it was presented with.
+    pub secret: Option<KeyHash>,
+    /// When it began: its day is the day of its admission.
+    pub at: Timestamp,
+    /// Method and route template, if it reached a route.
+    pub endpoint: Option<&'a Arc<str>>,
+    /// How it ended.
+    pub class: StatusClass,
+    /// The route that admitted it, and what it named.
+    pub admitted: Option<(&'a Arc<Route>, &'a Values)>,
+}
+
+/// Which requests are counted together. Addresses stand for what they point to, which the tally keeps alive.
+#[derive(PartialEq, Eq, Hash)]
+struct TallyKey {
+    key: usize,
+    endpoint: usize,
+    admitted: bool,
+    class: StatusClass,
+    day: Day,
+}
+
+struct Tally {
+    key: Arc<KeyProfile>,
+    secret: Option<KeyHash>,
+    endpoint: Option<Arc<str>>,
+    /// Whose scopes were used.
+    route: Option<Arc<Route>>,
+    count: u64,
+    last: Timestamp,
+}
 
 #[derive(Default)]
 struct Pending {
-    counts: HashMap<(KeyId, Day, Counted), u64>,
-    last_used: HashMap<KeyHash, Timestamp>,
+    /// Keyed by addresses, never by what a client sent: the fast hash cannot be attacked.
+    tallies: FxHashMap<TallyKey, Tally>,
+    resources: HashMap<(KeyId, Day, Kind), HashMap<Arc<str>, u64>>,
+    distinct_resources: usize,
 }
 
 /// The counters of this process.
@@ -31,11 +80,11 @@ pub struct Usage {
     metrics: Arc<Metrics>,
     replica: ReplicaId,
     shards: Vec<Mutex<Pending>>,
-    hasher: std::collections::hash_map::RandomState,
-    /// One flush at a time: the batch that the store has not confirmed yet, and the last number used.
+    /// One flush at a time.
     flushing: tokio::sync::Mutex<Flushing>,
 }
 
+/// The batch that the store has not confirmed yet, and the last number used.
 #[derive(Default)]
 struct Flushing {
     sequence: u64,
@@ -45,38 +94,18 @@ struct Flushing {
 impl Usage {
     /// Empty counters, flushed under this replica's name.
     pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, replica: ReplicaId) -> Self {
-        Self {
-            store,
-            metrics,
-            replica,
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: std::collections::hash_map::RandomState::new(),
-            flushing: tokio::sync::Mutex::default(),
-        }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { store, metrics, replica, shards, flushing: tokio::sync::Mutex::default() }
     }
 
-    /// Counts one request. `counted` holds its endpoint and what else it used.
-    pub fn count(
-        &self,
-        key: &KeyId,
-        day: Day,
-        secret: Option<(KeyHash, Timestamp)>,
-        counted: impl IntoIterator<Item = Counted>,
-    ) {
-        let shard = &self.shards[(self.hasher.hash_one(key) as usize) % SHARDS];
-        let mut pending = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        for what in counted {
-            let folded = pending.counts.len() >= MAX_PENDING / SHARDS;
-            let what = match what {
-                Counted::Endpoint(_, class) if folded => Counted::Endpoint(OTHER.into(), class),
-                _ if folded => continue,
-                what => what,
-            };
-            *pending.counts.entry((key.clone(), day, what)).or_default() += 1;
-        }
-        if let Some((hash, at)) = secret {
-            let last = pending.last_used.entry(hash).or_insert(at);
-            *last = at.max(*last);
+    /// Counts one request.
+    pub fn count(&self, hit: Hit<'_>) {
+        // Allocations of one size class lie 16 bytes apart at least; the bits above tell keys apart.
+        let address = Arc::as_ptr(hit.key) as usize;
+        let mut pending = lock(&self.shards[(address >> 6) % SHARDS]);
+        pending.add(&hit, address);
+        if let Some((_, values)) = hit.admitted {
+            pending.add_resources(&hit, values);
         }
     }
 
@@ -94,21 +123,35 @@ impl Usage {
 
     /// Takes everything that waits, as one batch.
     fn freeze(&self, sequence: u64) -> Option<UsageBatch> {
-        let (mut counts, mut last_used) = (Vec::new(), Vec::new());
+        let mut counts: HashMap<(KeyId, Day, Counted), u64> = HashMap::new();
+        let mut last_used: HashMap<KeyHash, Timestamp> = HashMap::new();
         for shard in &self.shards {
-            let pending = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
-            counts.extend(pending.counts.into_iter().map(|((key_id, day, counted), count)| UsageCount {
-                key_id,
-                day,
-                counted,
-                count,
-            }));
-            last_used.extend(pending.last_used);
+            let pending = std::mem::take(&mut *lock(shard));
+            for (key, tally) in pending.tallies {
+                let (id, endpoint) = (&tally.key.record.id, tally.endpoint.unwrap_or_else(|| NO_ROUTE.into()));
+                let scopes = tally.route.iter().flat_map(|route| route.access.scopes());
+                let used = scopes.filter(|scope| tally.key.grants.allows(scope)).cloned().map(Counted::Scope);
+                for counted in used.chain([Counted::Endpoint(endpoint, key.class)]) {
+                    *counts.entry((id.clone(), key.day, counted)).or_default() += tally.count;
+                }
+                if let Some(secret) = tally.secret {
+                    let last = last_used.entry(secret).or_insert(tally.last);
+                    *last = tally.last.max(*last);
+                }
+            }
+            for ((id, day, kind), named) in pending.resources {
+                for (resource, count) in named {
+                    counts.insert((id.clone(), day, Counted::Resource(kind, resource)), count);
+                }
+            }
         }
         self.metrics.usage_pending.set(counts.len() as f64);
-        if counts.is_empty() && last_used.is_empty() {
+        if counts.is_empty() {
             return None;
         }
+        let counts =
+            counts.into_iter().map(|((key_id, day, counted), count)| UsageCount { key_id, day, counted, count });
+        let (counts, last_used) = (counts.collect(), last_used.into_iter().collect());
         Some(UsageBatch { replica: self.replica.clone(), sequence, counts, last_used })
     }
 
@@ -138,6 +181,47 @@ impl Usage {
             }
         }
     }
+}
+
+impl Pending {
+    fn add(&mut self, hit: &Hit<'_>, address: usize) {
+        let day = hit.at.day();
+        let endpoint = hit.endpoint.map_or(0, |endpoint| Arc::as_ptr(endpoint).cast::<u8>() as usize);
+        let mut key = TallyKey { key: address, endpoint, admitted: hit.admitted.is_some(), class: hit.class, day };
+        let full = self.tallies.len() >= MAX_TALLIES && !self.tallies.contains_key(&key);
+        if full {
+            (key.endpoint, key.admitted) = (1, false);
+        }
+        let tally = self.tallies.entry(key).or_insert_with(|| Tally {
+            key: hit.key.clone(),
+            secret: hit.secret,
+            endpoint: if full { Some(OTHER.into()) } else { hit.endpoint.cloned() },
+            route: hit.admitted.filter(|_| !full).map(|(route, _)| route.clone()),
+            count: 0,
+            last: hit.at,
+        });
+        tally.count += 1;
+        tally.last = tally.last.max(hit.at);
+    }
+
+    /// Only what could be an id: a value that a client made up must not become a row of the store.
+    fn add_resources(&mut self, hit: &Hit<'_>, values: &Values) {
+        for kind in Kind::ALL {
+            let Some(id) = values.of(kind) else { continue };
+            let named = self.resources.entry((hit.key.record.id.clone(), hit.at.day(), kind)).or_default();
+            if let Some(count) = named.get_mut(id) {
+                *count += 1;
+            } else if ResourceId::parse(id).is_ok() {
+                let full = self.distinct_resources >= MAX_RESOURCES;
+                *named.entry(if full { OTHER.into() } else { id.into() }).or_default() += 1;
+                self.distinct_resources += 1;
+            }
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Usage {

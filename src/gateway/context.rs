@@ -4,22 +4,28 @@
 //! four ends of a response (complete, failed, future dropped, body dropped) can be forgotten.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 
 use http::request::Parts;
 use http::{HeaderValue, Method};
 use hyper::body::Incoming;
 
 use super::Shared;
-use crate::policy::access::{KeyProfile, Values};
+use crate::clock::Clock;
+use crate::limit::Permit;
+use crate::policy::access::KeyProfile;
 use crate::policy::credential::KeyHash;
+use crate::policy::headers;
 use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
 use crate::policy::route::{Route, RouteId};
-use crate::store::{Counted, StatusClass};
+use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
+use crate::telemetry::trace::Id;
 use crate::upstream::Progress;
+use crate::usage::Hit;
 
 /// A client connection.
 #[derive(Debug)]
@@ -29,8 +35,12 @@ pub struct ConnInfo {
     /// The peer, ready for `X-Forwarded-For`.
     pub client_value: HeaderValue,
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
-    pub forwarded_node: String,
+    forwarded_node: String,
+    /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
+    forwarded: OnceLock<(HeaderValue, HeaderValue)>,
     linger: AtomicBool,
+    draining: AtomicBool,
+    waker: OnceLock<Waker>,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
@@ -61,7 +71,10 @@ impl ConnInfo {
             client,
             client_value,
             forwarded_node,
+            forwarded: OnceLock::new(),
             linger: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            waker: OnceLock::new(),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
         }
@@ -83,10 +96,39 @@ impl ConnInfo {
     }
 
     /// Bytes came. The first ones after a pause begin a head.
-    pub fn received(&self, now: Mono) {
+    pub fn received(&self, clock: &dyn Clock) {
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
-            self.enter(Phase::Head, now);
+            self.enter(Phase::Head, clock.mono());
         }
+    }
+
+    /// `Forwarded` for a request to this host.
+    pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
+        let make = || headers::forwarded(&self.forwarded_node, host);
+        match self.forwarded.get() {
+            Some((known, value)) if known == host => Some(value.clone()),
+            Some(_) => make(),
+            None => {
+                let value = make()?;
+                // Whoever comes second finds the first one's: either will do.
+                let _ = self.forwarded.set((host.clone(), value.clone()));
+                Some(value)
+            }
+        }
+    }
+
+    /// Asks the connection to end after the request in flight.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether [`Self::drain`] was called; if not yet, `waker` will be woken. A task has one waker for life.
+    pub fn is_draining(&self, waker: &Waker) -> bool {
+        self.waker.get_or_init(|| waker.clone());
+        self.draining.load(Ordering::Acquire)
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a
@@ -110,48 +152,6 @@ pub struct Inbound {
     pub body: Option<Incoming>,
 }
 
-/// Ids of requests and traces: unique, unguessable in their first half, and cheap (no system call a request).
-#[derive(Debug)]
-pub struct IdSource {
-    random: u64,
-    count: AtomicU64,
-}
-
-impl IdSource {
-    /// Seeds itself once from the operating system.
-    pub fn new() -> Self {
-        let mut seed = [0; 8];
-        // Without randomness the ids are merely predictable; they guard nothing.
-        let _ = getrandom::fill(&mut seed);
-        Self { random: u64::from_le_bytes(seed), count: AtomicU64::new(1) }
-    }
-
-    /// A new id: 32 hexadecimal digits, never all zero.
-    fn next(&self) -> Arc<str> {
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        // splitmix64 spreads the counter, so that neighbours do not look alike.
-        let mut mixed = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let mut text = [0_u8; 32];
-        write_hex(&mut text[..16], self.random);
-        write_hex(&mut text[16..], mixed ^ (mixed >> 31));
-        std::str::from_utf8(&text).unwrap_or_default().into()
-    }
-}
-
-impl Default for IdSource {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-fn write_hex(out: &mut [u8], value: u64) {
-    for (i, digit) in out.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(value >> (60 - 4 * i)) as usize & 15];
-    }
-}
-
 /// What is learnt of a request on its way.
 pub struct RequestRecord {
     shared: Arc<Shared>,
@@ -161,9 +161,9 @@ pub struct RequestRecord {
     method: Method,
     path: String,
     /// Its id.
-    pub request_id: Arc<str>,
+    pub request_id: Id,
     /// Trace id and parent span, as `traceparent` carries them on.
-    trace_id: Arc<str>,
+    trace_id: Id,
     /// Method and route template, once a route or a management call was recognised.
     pub endpoint: Option<Arc<str>>,
     route: Option<RouteId>,
@@ -171,22 +171,21 @@ pub struct RequestRecord {
     pub key: Option<Arc<KeyProfile>>,
     /// The secret it came with.
     pub secret: Option<KeyHash>,
-    /// What the request named.
-    pub values: Values,
-    /// Scopes that opened the route; filled for admitted requests.
-    scopes_used: Option<Arc<Route>>,
+    /// Leave to forward it, once it was admitted.
+    pub permit: Option<Permit>,
     /// Code of a refusal.
     pub code: Option<&'static str>,
     /// Status of the answer, once there is one.
     pub status: u16,
     /// The answer reached its end.
     pub complete: bool,
-    /// Progress of the request body.
-    pub progress: Arc<Progress>,
+    /// Progress of the request body, if there is one.
+    pub progress: Option<Arc<Progress>>,
+    held: u64,
     /// Body bytes sent.
     pub bytes_out: u64,
-    /// When it was forwarded, and where.
-    pub forwarded: Option<(Arc<str>, Mono)>,
+    /// Where it was forwarded.
+    pub upstream: Option<Arc<str>>,
     /// From forwarding to the upstream's head.
     pub upstream_ms: Option<f64>,
 }
@@ -199,7 +198,7 @@ impl RequestRecord {
         shared.metrics.in_flight.increment(1.0);
         let path = if shared.log.is_on() { head.uri.path().to_owned() } else { String::new() };
         let request_id = shared.ids.next();
-        let trace_id = inherited_trace(head).unwrap_or_else(|| request_id.clone());
+        let trace_id = Id::inherited(&head.headers).unwrap_or(request_id);
         Self {
             started,
             time: shared.clock.wall(),
@@ -212,14 +211,14 @@ impl RequestRecord {
             route: None,
             key: None,
             secret: None,
-            values: Values::default(),
-            scopes_used: None,
+            permit: None,
             code: None,
             status: 499,
             complete: false,
-            progress: Arc::default(),
+            progress: None,
+            held: 0,
             bytes_out: 0,
-            forwarded: None,
+            upstream: None,
             upstream_ms: None,
             shared: shared.clone(),
         }
@@ -236,15 +235,9 @@ impl RequestRecord {
         self.endpoint = Some(route.endpoint(&self.method).clone());
     }
 
-    /// The request was admitted on this route.
-    pub fn admitted(&mut self, route: &Arc<Route>, values: &Values) {
-        self.scopes_used = Some(route.clone());
-        self.values = values.clone();
-    }
-
     /// The body was read here, this many bytes of it.
     pub fn held(&mut self, bytes: u64) {
-        self.progress.add(bytes);
+        self.held = bytes;
     }
 
     /// A HEAD request: its answer has no body to wait for.
@@ -252,37 +245,16 @@ impl RequestRecord {
         self.method == Method::HEAD
     }
 
-    /// The id as a header value.
-    pub fn request_id_value(&self) -> HeaderValue {
-        HeaderValue::from_str(&self.request_id).unwrap_or(HeaderValue::from_static("-"))
-    }
-
-    /// `traceparent` for the upstream: the trace goes on, the parent is this request (W3C Trace Context section 3.2).
+    /// `traceparent` for the upstream: the trace goes on, the parent is this request.
     pub fn traceparent(&self) -> HeaderValue {
-        let span = self.request_id.get(16..).unwrap_or("0000000000000001");
-        HeaderValue::try_from(format!("00-{}-{span}-01", self.trace_id)).unwrap_or(HeaderValue::from_static("-"))
-    }
-
-    fn counted(&self, class: StatusClass) -> Vec<Counted> {
-        let endpoint = self.endpoint.clone().unwrap_or_else(|| Arc::from("(no route)"));
-        let mut counted = vec![Counted::Endpoint(endpoint, class)];
-        if let (Some(route), Some(key)) = (&self.scopes_used, &self.key) {
-            let used = route.access.scopes().iter().filter(|scope| key.grants.allows(scope));
-            counted.extend(used.cloned().map(Counted::Scope));
-            for kind in crate::policy::resource::Kind::ALL {
-                if let Some(id) = self.values.of(kind).filter(|id| crate::policy::key::ResourceId::parse(id).is_ok()) {
-                    counted.push(Counted::Resource(kind, id.into()));
-                }
-            }
-        }
-        counted
+        self.trace_id.to_traceparent(self.request_id)
     }
 
     fn line(&mut self, duration: f64) -> Line {
         Line {
             time: self.time,
-            request_id: self.request_id.clone(),
-            trace_id: self.trace_id.clone(),
+            request_id: self.request_id,
+            trace_id: self.trace_id,
             client: self.conn.client,
             method: self.method.clone(),
             route: self.endpoint.clone(),
@@ -291,11 +263,11 @@ impl RequestRecord {
             code: self.code,
             duration_ms: duration * 1000.0,
             upstream_ms: self.upstream_ms,
-            upstream: self.forwarded.as_ref().map(|(name, _)| name.clone()),
-            bytes_in: self.progress.bytes(),
+            upstream: self.upstream.clone(),
+            bytes_in: self.progress.as_ref().map_or(self.held, |progress| progress.bytes()),
             bytes_out: self.bytes_out,
             key: self.key.clone(),
-            values: std::mem::take(&mut self.values),
+            values: self.permit.as_ref().map(|permit| permit.grant().values().clone()).unwrap_or_default(),
         }
     }
 }
@@ -314,8 +286,14 @@ impl Drop for RequestRecord {
             shared.metrics.refusal(code);
         }
         if let Some(key) = &self.key {
-            let secret = self.secret.map(|hash| (hash, self.time));
-            shared.usage.count(&key.record.id, self.time.day(), secret, self.counted(class));
+            shared.usage.count(Hit {
+                key,
+                secret: self.secret,
+                at: self.time,
+                endpoint: self.endpoint.as_ref(),
+                class,
+                admitted: self.permit.as_ref().map(|permit| (permit.grant().route(), permit.grant().values())),
+            });
         }
         if shared.log.is_on() && !shared.log.write(self.line(duration)) {
             shared.metrics.log_lines_dropped.increment(1);
@@ -327,16 +305,4 @@ impl std::fmt::Debug for RequestRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RequestRecord").field("request_id", &self.request_id).finish_non_exhaustive()
     }
-}
-
-/// The trace id of a well-formed `traceparent`, of which there may be one only.
-fn inherited_trace(head: &Parts) -> Option<Arc<str>> {
-    let mut fields = head.headers.get_all(crate::policy::headers::TRACEPARENT).iter();
-    let (value, None) = (fields.next()?.to_str().ok()?, fields.next()) else { return None };
-    let hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let mut parts = value.split('-');
-    let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
-    let fits =
-        version.len() == 2 && trace.len() == 32 && parent.len() == 16 && hex(version) && hex(trace) && hex(parent);
-    (fits && version != "ff" && trace.bytes().any(|b| b != b'0')).then(|| trace.into())
 }

@@ -23,7 +23,7 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<(Values, Option<Bytes>), GatewayError> {
         let held = match needs_body(found, scoped, &inbound.head.headers)? {
-            true => Some(self.hold(found, inbound, record).await?),
+            true => Some(Box::pin(self.hold(found, inbound, record)).await?),
             false => None,
         };
         let values = bound_values(found, scoped, inbound.head.uri.query(), &inbound.head.headers, held.as_deref())?;

@@ -72,6 +72,6 @@ fn answer(status: u16, json: &serde_json::Value, record: &RequestRecord) -> Resp
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // A secret may be in it.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_REQUEST_ID, record.request_id_value());
+    headers.insert(X_REQUEST_ID, record.request_id.to_value());
     response
 }

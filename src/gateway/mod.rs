@@ -12,7 +12,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::auth::{Authenticator, StoreUnavailable};
@@ -30,10 +32,11 @@ use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::route::{Access, Route};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::trace::IdSource;
 use crate::upstream::{BodyError, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
 
-use context::{ConnInfo, IdSource, Inbound, RequestRecord};
+use context::{ConnInfo, Inbound, RequestRecord};
 use respond::{ProxyBody, RecordedBody};
 
 /// What all workers of one process share.
@@ -123,7 +126,8 @@ impl Gateway {
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
-            return self.manage(call, conn, inbound, record).await;
+            // Boxed: rare, and large enough to weigh on every request's future.
+            return Box::pin(self.manage(call, conn, inbound, record)).await;
         }
         let found = config.routes.find(&inbound.head.method, &path)?;
         record.matched(&found.route);
@@ -182,38 +186,37 @@ impl Gateway {
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
-        let (config, grant) = (&self.shared.config, permit.grant());
-        let route = grant.route();
-        let upstream = config.upstream_of(route, grant.environment());
-        record.admitted(route, grant.values());
+        let (config, route) = (&self.shared.config, permit.grant().route().clone());
+        let (upstream, quota) = (config.upstream_of(&route, permit.grant().environment()), permit.quota().copied());
+        let mut fields = std::mem::take(&mut inbound.head.headers);
         let origin = Origin {
             client: &conn.client_value,
-            forwarded_node: &conn.forwarded_node,
+            forwarded: fields.get(HOST).and_then(|host| conn.forwarded(host)),
             version: inbound.head.version,
-            request_id: record.request_id_value(),
+            request_id: record.request_id.to_value(),
             traceparent: record.traceparent(),
         };
-        let mut fields = std::mem::take(&mut inbound.head.headers);
-        let profile = grant.profile().map(|profile| &**profile);
-        headers::for_upstream(&mut fields, &origin, profile, permit.quota(), route.forward_authorization);
-        let body = self.request_body(held, route, inbound, record);
+        let profile = permit.grant().profile().map(|profile| &**profile);
+        let request_id = origin.request_id.clone();
+        headers::for_upstream(&mut fields, origin, profile, quota.as_ref(), route.forward_authorization);
+        let body = self.request_body(held, &route, inbound, record);
         let request = head::for_upstream(&inbound.head, fields, body, self.upstreams.authority(upstream));
 
-        let sent = self.shared.clock.mono();
-        record.forwarded = Some((self.upstreams.name(upstream).clone(), sent));
+        record.permit = Some(permit);
+        record.upstream = Some(self.upstreams.name(upstream).clone());
         let limits = Forwarding {
             response: route.response_timeout.unwrap_or(config.timeouts.response),
             idle: route.idle_timeout.unwrap_or(config.timeouts.idle),
         };
-        let progress = record.progress.clone();
-        let answer = self.upstreams.forward(upstream, request, &progress, limits).await;
+        let (sent, progress) = (self.shared.clock.mono(), record.progress.clone());
+        let answer = self.upstreams.forward(upstream, request, progress.as_deref(), limits).await;
         let waited = self.shared.clock.mono().since(sent).as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
         self.shared.metrics.upstreams[upstream.0].duration.record(waited);
-        let answer = answer.map_err(|error| self.upstream_failed(error, upstream.0, route))?;
 
-        let mut response = answer.map(ProxyBody::Upstream);
-        headers::for_client(response.headers_mut(), origin.request_id, permit.quota());
+        let mut response =
+            answer.map_err(|error| self.upstream_failed(error, upstream.0, &route))?.map(ProxyBody::Upstream);
+        headers::for_client(response.headers_mut(), request_id, quota.as_ref());
         Ok(response)
     }
 
@@ -223,16 +226,17 @@ impl Gateway {
         held: Option<Bytes>,
         route: &Route,
         inbound: &mut Inbound,
-        record: &RequestRecord,
+        record: &mut RequestRecord,
     ) -> RequestBody {
         let config = &self.shared.config;
-        match (held, inbound.body.take()) {
+        match (held, inbound.body.take().filter(|body| !body.is_end_stream())) {
             (Some(held), _) => RequestBody::Held(held),
-            (None, Some(body)) => {
-                let limit = head::body_limit(route, &config.limits);
-                RequestBody::stream(body, limit, config.timeouts.body_idle, record.progress.clone())
-            }
             (None, None) => RequestBody::Empty,
+            (None, Some(body)) => {
+                let progress = record.progress.insert(Arc::default()).clone();
+                let limit = head::body_limit(route, &config.limits);
+                RequestBody::stream(body, limit, config.timeouts.body_idle, progress)
+            }
         }
     }
 

@@ -149,7 +149,7 @@ pub fn problem_response(
         "detail": problem.detail,
         "code": problem.code,
         "message": problem.message,
-        "request_id": &*record.request_id,
+        "request_id": record.request_id.as_str(),
     });
     if let Some(state) = quota {
         let names = [(state.violated.minute, "minute"), (state.violated.day, "day")];
@@ -163,7 +163,7 @@ pub fn problem_response(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_REQUEST_ID, record.request_id_value());
+    headers.insert(X_REQUEST_ID, record.request_id.to_value());
     if let Ok(reason) = ReasonPhrase::try_from(problem.message.as_bytes()) {
         response.extensions_mut().insert(reason);
     }

@@ -3,7 +3,8 @@
 //! Order matters: strip first, set after, so that no client can forge, double or (by naming it in `Connection`) delete a
 //! field that the gateway sets. Works on `http` types; knows no connection and no clock.
 
-use std::fmt::Write;
+use std::fmt::Arguments;
+use std::io::Write;
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
@@ -30,6 +31,10 @@ const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// About as many fields as the gateway adds on the way to the upstream, and to the client: room is made once.
+const SET_FOR_UPSTREAM: usize = 20;
+const SET_FOR_CLIENT: usize = 6;
 
 /// Fields that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
@@ -110,8 +115,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub struct Origin<'a> {
     /// The client's address, ready to be inserted.
     pub client: &'a HeaderValue,
-    /// The same, as a node of `Forwarded` (RFC 7239 section 6): IPv6 quoted and in brackets.
-    pub forwarded_node: &'a str,
+    /// [`forwarded`] for this client and host; `None` when no Host came.
+    pub forwarded: Option<HeaderValue>,
     /// Version the client spoke.
     pub version: Version,
     /// This request.
@@ -126,7 +131,7 @@ pub struct Origin<'a> {
 /// (a public route) it passes unless it looks like a key of ours.
 pub fn for_upstream(
     headers: &mut HeaderMap,
-    origin: &Origin<'_>,
+    origin: Origin<'_>,
     profile: Option<&KeyProfile>,
     quota: Option<&QuotaState>,
     forward_authorization: bool,
@@ -134,6 +139,7 @@ pub fn for_upstream(
     let wants_trailers = headers.get_all(TE).iter().any(|value| {
         value.to_str().is_ok_and(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
     });
+    headers.reserve(SET_FOR_UPSTREAM);
     strip_hop_by_hop(headers);
     retain(headers, |name| !is_forgeable(name.as_str()));
     // The gateway itself answers `100 Continue`, when it starts reading the body.
@@ -157,18 +163,21 @@ pub fn for_upstream(
         set_shown_window(headers, &quota.shown());
     }
     if let Some(host) = headers.get(HOST).cloned() {
-        let mut forwarded = String::with_capacity(80);
-        let _ = write!(forwarded, "for={};proto=http;host=\"", origin.forwarded_node);
-        forwarded.push_str(host.to_str().unwrap_or_default());
-        forwarded.push('"');
-        insert_text(headers, FORWARDED, forwarded);
         headers.insert(X_FORWARDED_HOST, host);
+    }
+    if let Some(forwarded) = origin.forwarded {
+        headers.insert(FORWARDED, forwarded);
     }
     headers.insert(X_FORWARDED_FOR, origin.client.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers.append(VIA, via(origin.version));
-    headers.insert(X_REQUEST_ID, origin.request_id.clone());
-    headers.insert(TRACEPARENT, origin.traceparent.clone());
+    headers.insert(X_REQUEST_ID, origin.request_id);
+    headers.insert(TRACEPARENT, origin.traceparent);
+}
+
+/// `Forwarded` (RFC 7239 section 4): who asked, how, for which host. `node` is the client as section 6 writes it.
+pub fn forwarded(node: &str, host: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("for={node};proto=http;host=\"{}\"", host.to_str().ok()?)).ok()
 }
 
 /// `Via` with the version that was received (RFC 9110 section 7.6.3).
@@ -182,6 +191,7 @@ fn via(version: Version) -> HeaderValue {
 
 /// Turns the upstream's head into the one for the client.
 pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Option<&QuotaState>) {
+    headers.reserve(SET_FOR_CLIENT);
     strip_hop_by_hop(headers);
     headers.insert(X_REQUEST_ID, request_id);
     if let Some(quota) = quota {
@@ -193,21 +203,23 @@ pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Optio
 pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
     set_shown_window(headers, &quota.shown());
     let (minute, day) = (&quota.minute, &quota.day);
-    insert_text(
-        headers,
-        RATELIMIT_POLICY,
-        format!("\"minute\";q={};w=60, \"day\";q={};w=86400", minute.limit, day.limit),
-    );
-    insert_text(
-        headers,
-        RATELIMIT,
-        format!(
-            "\"minute\";r={};t={}, \"day\";r={};t={}",
-            minute.remaining, minute.seconds_left, day.remaining, day.seconds_left
-        ),
-    );
+    let policy = format_args!("\"minute\";q={};w=60, \"day\";q={};w=86400", minute.limit, day.limit);
+    insert_text(headers, RATELIMIT_POLICY, policy);
+    let (m, d) = ((minute.remaining, minute.seconds_left), (day.remaining, day.seconds_left));
+    insert_text(headers, RATELIMIT, format_args!("\"minute\";r={};t={}, \"day\";r={};t={}", m.0, m.1, d.0, d.1));
     if quota.violated.minute || quota.violated.day {
         headers.insert(RETRY_AFTER, HeaderValue::from(quota.retry_after()));
+    }
+}
+
+/// Sets a field from text that is short and visible ASCII by construction. Written on the stack first: a `String` would cost
+/// an allocation more.
+fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: Arguments<'_>) {
+    let mut room = [0; 128];
+    let mut rest = &mut room[..];
+    let left = rest.write_fmt(text).map(|()| rest.len());
+    if let Some(value) = left.ok().and_then(|left| HeaderValue::from_bytes(&room[..room.len() - left]).ok()) {
+        headers.insert(name, value);
     }
 }
 
@@ -215,13 +227,6 @@ fn set_shown_window(headers: &mut HeaderMap, window: &WindowState) {
     headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from(window.limit));
     headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(window.remaining));
     headers.insert(X_RATELIMIT_RESET, HeaderValue::from(window.reset));
-}
-
-/// Sets a field from text that is visible ASCII by construction; a client-made octet that is not leaves the field unset.
-fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: String) {
-    if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert(name, value);
-    }
 }
 
 #[cfg(test)]
@@ -239,7 +244,7 @@ mod tests {
     fn origin(client: &HeaderValue) -> Origin<'_> {
         Origin {
             client,
-            forwarded_node: "192.0.2.1",
+            forwarded: forwarded("192.0.2.1", &HeaderValue::from_static("api.example")),
             version: Version::HTTP_11,
             request_id: HeaderValue::from_static("ours"),
             traceparent: HeaderValue::from_static("00-t-s-01"),
@@ -266,7 +271,7 @@ mod tests {
             ("x-own-header", "kept"),
         ]);
         let client = HeaderValue::from_static("192.0.2.1");
-        for_upstream(&mut forged, &origin(&client), None, None, false);
+        for_upstream(&mut forged, origin(&client), None, None, false);
         let text = format!("{forged:?}");
         assert!(!text.contains("forged") && !text.contains("DELETE"), "{text}");
         assert_eq!(forged["x-own-header"], "kept");
@@ -286,7 +291,7 @@ mod tests {
             ("expect", "100-continue"),
         ]);
         let client = HeaderValue::from_static("192.0.2.1");
-        for_upstream(&mut fields, &origin(&client), None, None, false);
+        for_upstream(&mut fields, origin(&client), None, None, false);
         for gone in ["connection", "x-private", "transfer-encoding", "upgrade", "expect"] {
             assert!(!fields.contains_key(gone), "{gone}");
         }
@@ -303,7 +308,7 @@ mod tests {
             [("Bearer session-token", true), ("Basic dTpw", true), ("Bearer sm_live_x", false), ("sm_TEST_x", false)]
         {
             let mut fields = headers(&[("host", "h"), ("authorization", value)]);
-            for_upstream(&mut fields, &origin(&client), None, None, false);
+            for_upstream(&mut fields, origin(&client), None, None, false);
             assert_eq!(fields.contains_key("authorization"), passes, "{value}");
         }
     }

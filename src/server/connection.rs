@@ -3,6 +3,7 @@
 //! Timeouts of the head and of an idle connection are not timers but a note of when the phase began; the worker's sweep reads
 //! it. So a request arms no timer, and ten thousand idle connections cost one short loop.
 
+use std::future::poll_fn;
 use std::io::IoSlice;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,41 +16,44 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::gateway::Gateway;
 use crate::gateway::context::ConnInfo;
 
+/// Fields for which hyper has room without the heap.
+const HYPER_HEADERS: usize = 100;
 /// How long a client may go on sending after a refusal before the socket closes under it.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// Serves one connection to its end, or until `draining` and the requests in flight are answered.
-pub(super) async fn serve(
-    gateway: Arc<Gateway>,
-    stream: TcpStream,
-    conn: Arc<ConnInfo>,
-    mut draining: watch::Receiver<bool>,
-) {
+/// Serves one connection to its end; once it drains, until the request in flight is answered.
+pub(super) async fn serve(gateway: Arc<Gateway>, stream: TcpStream, conn: Arc<ConnInfo>) {
     let shared = gateway.shared();
     let limits = &shared.config.limits;
     let io = ClientIo { stream: TokioIo::new(stream), conn: conn.clone(), clock: shared.clock.clone(), linger: None };
     let mut builder = http1::Builder::new();
-    builder
-        // Heads beyond our own limits are still parsed, up to a margin, so that the answer can say what is wrong.
-        .max_headers(limits.header_count * 2)
-        .max_buf_size((limits.header_bytes + limits.uri_bytes + 16 * 1024).max(64 * 1024));
+    // Heads beyond our own limits are still parsed, up to a margin, so that the answer can say what is wrong.
+    builder.max_buf_size((limits.header_bytes + limits.uri_bytes + 16 * 1024).max(64 * 1024));
+    if limits.header_count > HYPER_HEADERS {
+        // Set only when it must be: hyper then takes room for the fields from the heap, twice a request.
+        builder.max_headers(limits.header_count);
+    }
     let service = service_fn(|request| {
         let (gateway, conn) = (gateway.clone(), conn.clone());
         async move { gateway.handle(&conn, request).await }
     });
     let mut connection = pin!(builder.serve_connection(io, service));
-    tokio::select! {
-        ended = connection.as_mut() => return log_end(ended),
-        _ = draining.wait_for(|draining| *draining) => connection.as_mut().graceful_shutdown(),
-    }
-    log_end(connection.await);
+    let mut told = false;
+    // Not a select: its other branch would be polled, for nothing, each time the connection is.
+    let ended = poll_fn(|cx| {
+        if !told && conn.is_draining(cx.waker()) {
+            told = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    });
+    log_end(ended.await);
 }
 
 fn log_end(ended: hyper::Result<()>) {
@@ -69,7 +73,7 @@ struct ClientIo {
 impl Read for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.conn.received(self.clock.mono());
+        self.conn.received(&*self.clock);
         Poll::Ready(Ok(()))
     }
 }

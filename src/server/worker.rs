@@ -95,31 +95,32 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self: Arc<Self>, socket: TcpListener, draining: watch::Receiver<bool>) -> io::Result<()> {
+    async fn run(self: Arc<Self>, socket: TcpListener, mut draining: watch::Receiver<bool>) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(socket)?;
         // Connections hold a sender each; when the last is gone, so is the last connection.
         let (alive, mut all_gone) = mpsc::channel::<()>(1);
         let mut sweep = interval(SWEEP);
         let mut next_id = 0;
-        let mut stop = draining.clone();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.accept(stream, peer, &mut next_id, &draining, &alive),
+                    Ok((stream, peer)) => self.accept(stream, peer, &mut next_id, &alive),
                     Err(error) => {
                         tracing::warn!(%error, "accept failed");
                         sleep(ACCEPT_REST).await;
                     }
                 },
                 _ = sweep.tick() => self.sweep(),
-                _ = stop.wait_for(|stop| *stop) => break,
+                _ = draining.wait_for(|draining| *draining) => break,
             }
         }
         // What the kernel queued for this socket would be reset by closing it.
         while let Ok(Ok((stream, peer))) = timeout(Duration::ZERO, listener.accept()).await {
-            self.accept(stream, peer, &mut next_id, &draining, &alive);
+            self.accept(stream, peer, &mut next_id, &alive);
         }
         drop((listener, alive));
+        let open: Vec<Arc<ConnInfo>> = self.open().values().map(|(conn, _)| conn.clone()).collect();
+        open.iter().for_each(|conn| conn.drain());
         let limit = self.gateway.shared().config.drain.timeout;
         if timeout(limit, all_gone.recv()).await.is_err() {
             tracing::warn!(open = self.open().len(), "drain.timeout is over; closing what is left");
@@ -127,14 +128,7 @@ impl Worker {
         Ok(())
     }
 
-    fn accept(
-        self: &Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        next_id: &mut u64,
-        draining: &watch::Receiver<bool>,
-        alive: &mpsc::Sender<()>,
-    ) {
+    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, next_id: &mut u64, alive: &mpsc::Sender<()>) {
         let shared = self.gateway.shared();
         let Some(slot) = Slot::take(self, peer.ip().to_canonical(), *next_id) else {
             shared.metrics.connections_refused.increment(1);
@@ -143,11 +137,11 @@ impl Worker {
         *next_id += 1;
         let _ = stream.set_nodelay(true);
         let conn = Arc::new(ConnInfo::new(peer.ip(), shared.clock.mono()));
-        let (gateway, draining, alive) = (self.gateway.clone(), draining.clone(), alive.clone());
+        let (gateway, alive) = (self.gateway.clone(), alive.clone());
         let (id, info) = (slot.id, conn.clone());
         let task = tokio::spawn(async move {
             let _slot = slot;
-            connection::serve(gateway, stream, conn, draining).await;
+            connection::serve(gateway, stream, conn).await;
             drop(alive);
         });
         self.open().insert(id, (info, task.abort_handle()));

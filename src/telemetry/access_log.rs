@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use http::Method;
 use serde_json::json;
 
+use super::trace::Id;
 use crate::config::model::LogFormat;
 use crate::policy::access::{KeyProfile, Values};
 use crate::policy::key::Timestamp;
@@ -25,9 +26,9 @@ pub struct Line {
     /// When it began.
     pub time: Timestamp,
     /// Its id, also in `X-Request-Id`.
-    pub request_id: Arc<str>,
+    pub request_id: Id,
     /// The trace it belongs to.
-    pub trace_id: Arc<str>,
+    pub trace_id: Id,
     /// Who sent it.
     pub client: IpAddr,
     /// Method.
@@ -148,8 +149,8 @@ fn as_json(line: &Line) -> serde_json::Value {
     let record = line.key.as_ref().map(|key| &key.record);
     json!({
         "time": line.time,
-        "request_id": line.request_id.as_ref(),
-        "trace_id": line.trace_id.as_ref(),
+        "request_id": line.request_id.as_str(),
+        "trace_id": line.trace_id.as_str(),
         "client": line.client,
         "method": super::redact::keys(line.method.as_str()),
         "route": line.route.as_deref(),

@@ -6,5 +6,6 @@
 pub mod access_log;
 pub mod names;
 pub mod redact;
+pub mod trace;
 
 pub use names::Metrics;

@@ -45,11 +45,6 @@ impl Progress {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes that were read elsewhere.
-    pub fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
     /// Grows with each frame: a wait that sees it move starts over.
     pub fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
@@ -121,9 +116,6 @@ pub struct Streamed {
 impl RequestBody {
     /// Streams `incoming`; at most `limit` bytes, at most `idle` between two of them.
     pub fn stream(incoming: Incoming, limit: Option<u64>, idle: Duration, progress: Arc<Progress>) -> Self {
-        if incoming.is_end_stream() {
-            return Self::Empty;
-        }
         Self::Streamed(Streamed { incoming, left: limit.unwrap_or(u64::MAX), idle: IdleTimer::new(idle), progress })
     }
 }

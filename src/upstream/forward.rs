@@ -58,12 +58,12 @@ impl Upstreams {
         &self.targets[id.0].upstream.authority
     }
 
-    /// Forwards a request. `progress` belongs to its body.
+    /// Forwards a request. `progress` belongs to its body, if it streams one.
     pub async fn forward(
         &self,
         id: UpstreamId,
         request: Request<RequestBody>,
-        progress: &Progress,
+        progress: Option<&Progress>,
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let mut request = request;
@@ -77,7 +77,8 @@ impl Upstreams {
                     Some(unsent) if reused => request = unsent,
                     Some(_) => return Err(UpstreamError::Unreachable),
                     None => {
-                        return Err(progress.failure().map_or(UpstreamError::Malformed, UpstreamError::RequestBody));
+                        let failure = progress.and_then(Progress::failure);
+                        return Err(failure.map_or(UpstreamError::Malformed, UpstreamError::RequestBody));
                     }
                 },
             }
@@ -93,8 +94,14 @@ impl Upstreams {
                 return Ok((lease, true));
             }
         }
-        let connect = TcpStream::connect(&*target.upstream.authority);
-        let stream = match timeout(target.upstream.connect_timeout, connect).await {
+        // Boxed: rare, and large enough to weigh on every request's future.
+        Box::pin(self.connect(id)).await.map(|lease| (lease, false))
+    }
+
+    async fn connect(&self, id: UpstreamId) -> Result<Lease, UpstreamError> {
+        let target = &self.targets[id.0];
+        let connecting = TcpStream::connect(&*target.upstream.authority);
+        let stream = match timeout(target.upstream.connect_timeout, connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(upstream = %target.upstream.name, %error, "no connection");
@@ -111,7 +118,7 @@ impl Upstreams {
             .map_err(|_| UpstreamError::Unreachable)?;
         // It ends when the sender is dropped or the upstream closes; its errors reach whoever waits for the answer.
         tokio::spawn(connection);
-        Ok((target.pool.lease(sender), false))
+        Ok(target.pool.lease(sender))
     }
 
     /// Closes connections that have been idle too long.
@@ -123,21 +130,22 @@ impl Upstreams {
 /// Waits for the head; the clock starts over as long as the request's body still moves.
 async fn wait_for_head<T>(
     answer: impl Future<Output = T>,
-    progress: &Progress,
+    progress: Option<&Progress>,
     limit: Duration,
 ) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
-    let mut seen = progress.frames();
+    let frames = || progress.map_or(0, Progress::frames);
+    let mut seen = frames();
     let mut timer = std::pin::pin!(sleep_until(deadline(Instant::now(), limit)));
     loop {
         tokio::select! {
             biased;
             answered = &mut answer => return Ok(answered),
             () = &mut timer => {
-                if progress.frames() == seen {
+                if frames() == seen {
                     return Err(UpstreamError::Timeout);
                 }
-                seen = progress.frames();
+                seen = frames();
                 timer.as_mut().reset(deadline(Instant::now(), limit));
             }
         }

@@ -160,7 +160,7 @@ impl Gateway {
     pub(crate) fn metric(&self, name: &str, labels: &str) -> Option<f64> {
         let text = self.admin("/metrics").expect_status(200).text();
         let mut found = None;
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let (series, value) = line.rsplit_once(' ').unwrap();
             let (metric, its_labels) = series.split_once('{').unwrap_or((series, ""));
             if metric == name && its_labels.contains(labels) {

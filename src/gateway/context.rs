@@ -31,6 +31,7 @@ pub struct ConnInfo {
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
     pub forwarded_node: String,
     linger: AtomicBool,
+    fragment: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
@@ -62,6 +63,7 @@ impl ConnInfo {
             client_value,
             forwarded_node,
             linger: AtomicBool::new(false),
+            fragment: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
         }
@@ -87,6 +89,17 @@ impl ConnInfo {
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             self.enter(Phase::Head, now);
         }
+    }
+
+    /// The target of the request that begins has a fragment, which the parser will drop.
+    pub fn found_fragment(&self) {
+        self.fragment.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::found_fragment`]; asked once a request.
+    pub fn take_fragment(&self) -> bool {
+        // A load is cheaper than the exchange, and nearly always enough.
+        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a

@@ -231,8 +231,8 @@ fn a_planted_key_is_nowhere_but_where_it_was_handed_out() {
     // On disk while it runs (the write-ahead log) and after it has ended.
     eventually("the log has the last line", SOON, || stand.gateway.process.stdout().lines().count() >= answers.len() - 10);
     scan(store.parent().unwrap(), &[secret, &deleted.secret]);
-    stand.gateway.process.terminate();
-    eventually("it has ended", SOON, || !Path::new(&format!("/proc/{}", stand.gateway.process.pid())).join("exe").exists());
+    let Stand { gateway, .. } = stand;
+    assert_eq!(gateway.process.stop().code, Some(0));
     scan(&folder, &[secret, &deleted.secret]);
 }
 

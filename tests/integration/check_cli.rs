@@ -42,9 +42,8 @@ fn check_reports_five_mistakes_at_their_lines_in_every_format_and_exits_78() {
     let number = |text: &str| text.parse::<u64>().ok();
     let text = found_in("text", &|line| number(line.strip_prefix(name)?.strip_prefix(':')?.split(':').next()?));
     assert_eq!(text, LINES);
-    let github = found_in("github", &|line| {
-        number(line.strip_prefix("::error ")?.split_once("line=")?.1.split(',').next()?)
-    });
+    let github =
+        found_in("github", &|line| number(line.strip_prefix("::error ")?.split_once("line=")?.1.split(',').next()?));
     assert_eq!(github, LINES);
 
     let ended = cli(&["check", "-c", name, "--format", "json"]).expect_code(78);
@@ -57,7 +56,10 @@ fn check_reports_five_mistakes_at_their_lines_in_every_format_and_exits_78() {
             assert!(error[member].as_str().is_some_and(|text| !text.is_empty()), "{member} of {error}");
         }
         // How to mend it stands in a member of its own, or in the words that say what was expected.
-        assert!(error["mend"].as_str().is_some_and(|mend| !mend.is_empty()) || error["what"].as_str().unwrap().contains(": write"));
+        assert!(
+            error["mend"].as_str().is_some_and(|mend| !mend.is_empty())
+                || error["what"].as_str().unwrap().contains(": write")
+        );
         assert!(error["column"].as_u64().unwrap() >= 1);
     }
     assert!(errors[0]["mend"].as_str().unwrap().contains("address"), "did you mean: {}", errors[0]);
@@ -83,7 +85,8 @@ fn the_shipped_file_passes_its_own_tests() {
 fn a_test_of_the_file_that_fails_fails_the_check_at_its_line() {
     let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/gateway.yaml")).unwrap();
     let wrong = shipped.replace("expect: missing_key", "expect: allowed");
-    let line = wrong.lines().position(|line| line.contains("GET /api/v1/applications,        expect: allowed")).unwrap() + 1;
+    let line =
+        wrong.lines().position(|line| line.contains("GET /api/v1/applications,        expect: allowed")).unwrap() + 1;
     let (_folder, path) = file(&wrong);
     let ended = cli(&["check", "-c", path.to_str().unwrap(), "--format", "json"]).expect_code(78).json();
     assert_eq!(ended["errors"][0]["line"], line);
@@ -93,9 +96,29 @@ fn a_test_of_the_file_that_fails_fails_the_check_at_its_line() {
 fn help_of_every_command_is_as_recorded() {
     let mut told = String::new();
     for command in [
-        "", "run", "demo", "check", "routes", "explain", "keys", "keys create", "keys list", "keys show", "keys update", "keys disable",
-        "keys enable", "keys delete", "keys usage", "keys events", "accounts", "accounts set", "accounts show", "accounts list",
-        "accounts suspend", "accounts resume", "sample-backend",
+        "",
+        "run",
+        "demo",
+        "check",
+        "routes",
+        "explain",
+        "keys",
+        "keys create",
+        "keys list",
+        "keys show",
+        "keys update",
+        "keys disable",
+        "keys enable",
+        "keys delete",
+        "keys usage",
+        "keys events",
+        "accounts",
+        "accounts set",
+        "accounts show",
+        "accounts list",
+        "accounts suspend",
+        "accounts resume",
+        "sample-backend",
     ] {
         let mut arguments: Vec<&str> = command.split_whitespace().collect();
         arguments.push("--help");
@@ -119,7 +142,17 @@ fn a_mistake_in_the_arguments_exits_64() {
         &["explain", "GET"],
         &["explain", "GET", "/a", "--key-id", "x", "--scope", "a:b"],
         &["accounts", "set", "a", "--plan", "enterprise", "--requests-per-minute", "0", "--requests-per-day", "1"],
-        &["accounts", "set", "a", "--plan", "enterprise", "--requests-per-minute", "4294967296", "--requests-per-day", "1"],
+        &[
+            "accounts",
+            "set",
+            "a",
+            "--plan",
+            "enterprise",
+            "--requests-per-minute",
+            "4294967296",
+            "--requests-per-day",
+            "1",
+        ],
         &[],
     ] {
         let ended = cli(arguments);
@@ -151,7 +184,9 @@ fn routes_shows_the_compiled_table() {
         .route("* /b/{*rest}", "access: public")
         .start();
     let table = stand.cli(&["routes"]).expect_success().stdout;
-    let line = |path: &str| table.lines().find(|line| line.contains(path)).unwrap_or_else(|| panic!("{path}: {table}")).to_owned();
+    let line = |path: &str| {
+        table.lines().find(|line| line.contains(path)).unwrap_or_else(|| panic!("{path}: {table}")).to_owned()
+    };
     for word in ["PUT", "DELETE", "a:b", "c:d", "path.id", "main"] {
         assert!(line("/a/{id}").contains(word), "{word}: {table}");
     }
@@ -210,7 +245,11 @@ fn explain_comes_to_the_decision_of_the_data_path() {
             let file = content.map(body);
             arguments.extend(file.iter().flat_map(|file| ["--body", file]));
             let told = stand.cli(&arguments).expect_success().stdout;
-            assert!(told.lines().last().unwrap().contains(&decided), "{method} {target} {:?}: {decided}, not\n{told}", key.object);
+            assert!(
+                told.lines().last().unwrap().contains(&decided),
+                "{method} {target} {:?}: {decided}, not\n{told}",
+                key.object
+            );
         }
     }
     // A disabled key, and none.
@@ -225,7 +264,19 @@ fn explain_comes_to_the_decision_of_the_data_path() {
 fn keys_and_accounts_are_managed_from_the_command_line() {
     let stand = Stand::new().start();
     let made = stand.cli(&[
-        "keys", "create", "--name", "ci", "--account", "u-1", "--scope", "models:read", "--model-id", "m-1", "--expires-in-days", "9", "--json",
+        "keys",
+        "create",
+        "--name",
+        "ci",
+        "--account",
+        "u-1",
+        "--scope",
+        "models:read",
+        "--model-id",
+        "m-1",
+        "--expires-in-days",
+        "9",
+        "--json",
     ]);
     let key = made.expect_success().json();
     let (id, secret) = (key["id"].as_str().unwrap(), key["key"].as_str().unwrap());
@@ -235,7 +286,9 @@ fn keys_and_accounts_are_managed_from_the_command_line() {
     expected.as_object_mut().unwrap().remove("key");
     assert_eq!(show(id), expected);
 
-    stand.cli(&["keys", "update", id, "--name", "cd", "--scope", "a:b", "--scope", "c:d", "--all-models"]).expect_success();
+    stand
+        .cli(&["keys", "update", id, "--name", "cd", "--scope", "a:b", "--scope", "c:d", "--all-models"])
+        .expect_success();
     let updated = show(id);
     assert_eq!((&updated["name"], &updated["scopes"]), (&json!("cd"), &json!(["a:b", "c:d"])));
     assert_eq!((&updated["model_ids"], &updated["expires_at"]), (&Value::Null, &key["expires_at"]));
@@ -251,7 +304,8 @@ fn keys_and_accounts_are_managed_from_the_command_line() {
     stand.cli(&["keys", "enable", id]).expect_success();
     stand.cli(&["keys", "delete", id]).expect_success();
     assert_ne!(stand.cli(&["keys", "disable", id]).code, Some(0));
-    let deleted = stand.cli(&["keys", "list", "--account", "u-1", "--include-deleted", "--json"]).expect_success().json();
+    let deleted =
+        stand.cli(&["keys", "list", "--account", "u-1", "--include-deleted", "--json"]).expect_success().json();
     assert_eq!(deleted.as_array().unwrap().len(), 2);
     let events = stand.cli(&["keys", "events", id, "--json"]).expect_success().json();
     let actions: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["action"].as_str().unwrap()).collect();
@@ -260,7 +314,10 @@ fn keys_and_accounts_are_managed_from_the_command_line() {
     stand.cli(&["accounts", "set", "u-1", "--plan", "pro"]).expect_success();
     stand.cli(&["accounts", "suspend", "u-1"]).expect_success();
     let account = stand.cli(&["accounts", "show", "u-1", "--json"]).expect_success().json();
-    assert_eq!((&account["plan"], &account["requests_per_minute"], &account["suspended"]), (&json!("pro"), &json!(300), &json!(true)));
+    assert_eq!(
+        (&account["plan"], &account["requests_per_minute"], &account["suspended"]),
+        (&json!("pro"), &json!(300), &json!(true))
+    );
     stand.cli(&["accounts", "resume", "u-1"]).expect_success();
     let accounts = stand.cli(&["accounts", "list", "--json"]).expect_success().json();
     assert_eq!((accounts[0]["id"].as_str(), accounts[0]["suspended"].as_bool()), (Some("u-1"), Some(false)));
@@ -282,7 +339,9 @@ fn keys_and_accounts_are_managed_from_the_command_line() {
 #[test]
 fn a_scope_that_no_route_knows_is_accepted_with_a_warning_apart_from_the_json() {
     let stand = Stand::new().start();
-    let ended = stand.cli(&["keys", "create", "--name", "n", "--account", "a", "--scope", "modles:read", "--json"]).expect_success();
+    let ended = stand
+        .cli(&["keys", "create", "--name", "n", "--account", "a", "--scope", "modles:read", "--json"])
+        .expect_success();
     assert_eq!(ended.json()["scopes"], json!(["modles:read"]));
     assert!(ended.stderr.contains("modles:read"), "{}", ended.stderr);
 }

@@ -260,7 +260,8 @@ fn the_scheme_is_compared_without_case_and_padding_around_the_key_is_ignored() {
         stand.get("/echo/x").header("Authorization", &format!("{scheme} {}", key.secret)).send().expect_status(200);
     }
     stand.get("/echo/x").header("Authorization", &format!("Bearer   {}  ", key.secret)).send().expect_status(200);
-    for value in [key.secret.clone(), format!("Basic {}", key.secret), format!("Bearer{}", key.secret), "Bearer".into()] {
+    for value in [key.secret.clone(), format!("Basic {}", key.secret), format!("Bearer{}", key.secret), "Bearer".into()]
+    {
         let response = stand.get("/echo/x").header("Authorization", &value).send();
         assert_eq!(response.status(), 401, "{value}");
     }
@@ -282,7 +283,9 @@ fn a_key_is_never_taken_from_the_query_a_cookie_or_another_field() {
     let stand = stand();
     let key = stand.key().create();
     let secret = &key.secret;
-    for target in [format!("/echo/x?access_token={secret}"), format!("/echo/x?api_key={secret}"), format!("/echo/x?{secret}")] {
+    for target in
+        [format!("/echo/x?access_token={secret}"), format!("/echo/x?api_key={secret}"), format!("/echo/x?{secret}")]
+    {
         stand.get(&target).send().expect_refusal(401, "missing_key");
     }
     for name in ["X-Api-Key", "Api-Key", "Proxy-Authorization", "Cookie"] {

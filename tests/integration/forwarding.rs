@@ -61,7 +61,8 @@ fn a_response_with_a_length_and_one_in_chunks_come_back_as_they_are() {
     let response = stand.get("/echo/x?bytes=5000000").bearer(&key).send().expect_status(200);
     assert_eq!((response.body.len(), response.number("content-length")), (5_000_000, 5_000_000));
     let body = pattern(1_000_000);
-    let response = stand.post("/echo/x?reflect=1").bearer(&key).chunked(&[&body[..500_000], &body[500_000..]], &[]).send();
+    let response =
+        stand.post("/echo/x?reflect=1").bearer(&key).chunked(&[&body[..500_000], &body[500_000..]], &[]).send();
     assert!(response.complete && response.body == body);
     assert_eq!(response.header("transfer-encoding"), Some("chunked"));
 }
@@ -364,7 +365,9 @@ fn a_refused_connection_is_502_and_the_next_request_finds_a_backend_that_came_up
 
 #[test]
 fn an_answer_that_is_not_http_is_502() {
-    for answer in ["SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 abc OK\r\n\r\n", "", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"] {
+    for answer in
+        ["SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 abc OK\r\n\r\n", "", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"]
+    {
         let upstream = Scripted::start(move |wire: &mut Wire| {
             wire.request();
             wire.send(answer);
@@ -381,6 +384,68 @@ fn an_interim_answer_of_the_backend_does_not_disturb_the_final_one() {
     let (stand, key) = before(&upstream);
     let response = stand.get("/echo/x").bearer(&key).send().expect_status(200);
     assert_eq!(response.text(), "ok");
+}
+
+/// Fails now and then: a request that was written when the close arrived is 502 today. Contract 2 has it sent again
+/// (`retries`, which this build refuses as not enforced yet).
+#[test]
+#[ignore = "waits for `upstreams.X.retries`"]
+fn a_get_survives_that_the_backend_closes_a_kept_connection() {
+    let upstream = Scripted::start(|wire| {
+        if wire.request().is_some() {
+            wire.send(HELLO);
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let mut connection = stand.connect();
+    for _ in 0..100 {
+        stand.get("/echo/x").bearer(&key).on(&mut connection).expect_status(200);
+    }
+}
+
+#[test]
+fn a_client_of_http_1_0_gets_a_chunked_answer_without_chunks() {
+    let upstream = Scripted::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let (stand, key) = before(&upstream);
+    let mut connection = stand.connect();
+    connection.send(format!("GET /echo/x HTTP/1.0\r\nHost: a\r\nAuthorization: Bearer {}\r\n\r\n", key.secret));
+    let response = connection.response("GET").expect_status(200);
+    assert_eq!((response.text().as_str(), response.header("transfer-encoding")), ("hello", None));
+}
+
+#[test]
+fn an_answer_in_two_framings_is_never_passed_on_in_both() {
+    for (answer, statuses) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", [200, 502]),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!", [502, 502]),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", [502, 502]),
+    ] {
+        let upstream = Scripted::answering(answer);
+        let (stand, key) = before(&upstream);
+        let response = stand.get("/echo/x").bearer(&key).send();
+        assert!(statuses.contains(&response.status()), "{answer}: {response:?}");
+        if response.status() == 200 {
+            assert!(response.complete && response.body == b"ok");
+            assert!(response.header("content-length").is_none() || response.header("transfer-encoding").is_none());
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_answers_before_it_has_the_whole_body_is_heard() {
+    let upstream = Scripted::start(|wire| {
+        if wire.head().is_some() {
+            wire.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
+            wire.is_closed_by_gateway();
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let mut connection = stand.connect();
+    let bytes = stand.post("/echo/x").bearer(&key).body(vec![b'x'; 4_000_000]).bytes();
+    // A client that gives up sending once it is answered; one that is cut off meanwhile still finds the answer.
+    let _ = connection.try_send(&bytes);
+    let response = connection.response("POST").expect_status(403);
+    assert_eq!(response.text(), "no");
 }
 
 #[test]
@@ -467,8 +532,7 @@ fn requests_that_come_at_once_are_answered_in_their_order() {
     let key = stand.key().create();
     let mut connection: Connection = stand.connect();
     let numbers: Vec<u32> = (0..10).collect();
-    let bytes: Vec<u8> =
-        numbers.iter().flat_map(|n| stand.get(&format!("/echo/{n}")).bearer(&key).bytes()).collect();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|n| stand.get(&format!("/echo/{n}")).bearer(&key).bytes()).collect();
     connection.send(bytes);
     for n in numbers {
         assert_eq!(connection.response("GET").expect_status(200).json()["path"], format!("/echo/{n}"));

@@ -48,12 +48,36 @@ fn what_a_client_claims_about_itself_never_arrives() {
     let stand = stand();
     let key = stand.key().create();
     let forged = [
-        "X-SeeMe-Key-Id", "x-seeme-account-id", "X-SEEME-ORGANIZATION-ID", "X-SeeMe-Plan", "X-SeeMe-Scopes",
-        "X-SeeMe-Model-Ids", "X-SeeMe-Dataset-Ids", "X-SeeMe-Anything", "X_SeeMe_Key_Id", "x_seeme_scopes", "x-seeme_plan",
-        "X-RateLimit-Limit", "X-RateLimit-Remaining", "X_RateLimit_Reset", "X-Forwarded-For", "X-Forwarded-Proto",
-        "X-Forwarded-Host", "X-Forwarded-Port", "X_Forwarded_For", "Forwarded", "X-Real-IP", "X_Real_IP",
-        "X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method", "X_HTTP_Method_Override", "X-Original-URL",
-        "X-Rewrite-URL", "X_Original_URL", "X-Request-Id",
+        "X-SeeMe-Key-Id",
+        "x-seeme-account-id",
+        "X-SEEME-ORGANIZATION-ID",
+        "X-SeeMe-Plan",
+        "X-SeeMe-Scopes",
+        "X-SeeMe-Model-Ids",
+        "X-SeeMe-Dataset-Ids",
+        "X-SeeMe-Anything",
+        "X_SeeMe_Key_Id",
+        "x_seeme_scopes",
+        "x-seeme_plan",
+        "X-RateLimit-Limit",
+        "X-RateLimit-Remaining",
+        "X_RateLimit_Reset",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Host",
+        "X-Forwarded-Port",
+        "X_Forwarded_For",
+        "Forwarded",
+        "X-Real-IP",
+        "X_Real_IP",
+        "X-HTTP-Method-Override",
+        "X-Method-Override",
+        "X-HTTP-Method",
+        "X_HTTP_Method_Override",
+        "X-Original-URL",
+        "X-Rewrite-URL",
+        "X_Original_URL",
+        "X-Request-Id",
     ];
     for target in ["/echo/x", "/echo/public/x"] {
         for name in forged {
@@ -73,7 +97,8 @@ fn naming_our_fields_in_connection_removes_none_of_them() {
     let response = request.send().expect_status(200);
     assert_eq!(response.echoed_once("x-seeme-key-id"), key.id);
     assert_eq!(response.echoed_once("x-seeme-account-id"), key.account);
-    for kept in ["x-request-id", "via", "forwarded", "x-forwarded-for", "traceparent", "host", "x-ratelimit-remaining"] {
+    for kept in ["x-request-id", "via", "forwarded", "x-forwarded-for", "traceparent", "host", "x-ratelimit-remaining"]
+    {
         assert_eq!(response.echoed(kept).len(), 1, "{kept}");
     }
     assert!(response.echoed("x-private").is_empty() && response.echoed("connection").is_empty());
@@ -103,7 +128,8 @@ fn fields_of_one_connection_go_no_further() {
 fn no_trailer_can_add_an_identity() {
     let stand = stand();
     let key = stand.key().create();
-    let trailers = [("X-SeeMe-Account-Id", "forged"), ("X_SeeMe_Key_Id", "forged"), ("Authorization", "forged"), ("X-Sum", "1")];
+    let trailers =
+        [("X-SeeMe-Account-Id", "forged"), ("X_SeeMe_Key_Id", "forged"), ("Authorization", "forged"), ("X-Sum", "1")];
     let names = "X-SeeMe-Account-Id, X_SeeMe_Key_Id, Authorization, X-Sum";
     let request = stand.post("/echo/x").bearer(&key).header("Trailer", names).chunked(&[b"hello"], &trailers);
     let response = request.send().expect_status(200);
@@ -139,7 +165,8 @@ fn a_public_route_tells_no_identity_even_with_a_good_key() {
     let key = stand.key().create();
     let response = stand.get("/echo/public/x").bearer(&key).send().expect_status(200);
     let headers = response.json()["headers"].as_object().unwrap().clone();
-    let identity: Vec<_> = headers.keys().filter(|name| name.starts_with("x-seeme-") || name.contains("ratelimit")).collect();
+    let identity: Vec<_> =
+        headers.keys().filter(|name| name.starts_with("x-seeme-") || name.contains("ratelimit")).collect();
     assert!(identity.is_empty(), "{identity:?}");
     assert_eq!(response.header("x-ratelimit-limit"), None);
 }
@@ -173,8 +200,12 @@ fn a_trace_goes_on_with_this_request_as_the_parent_and_a_malformed_one_begins_an
     let on = parts(&traced(&[&format!("00-{trace}-00f067aa0ba902b7-01")]));
     assert_eq!((on[0].as_str(), on[1].as_str(), on.len()), ("00", trace, 4));
     assert!(on[2] != "00f067aa0ba902b7" && on[2].len() == 16);
-    for bad in ["", "00-xyz-00f067aa0ba902b7-01", &format!("ff-{trace}-00f067aa0ba902b7-01"), &format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32))]
-    {
+    for bad in [
+        "",
+        "00-xyz-00f067aa0ba902b7-01",
+        &format!("ff-{trace}-00f067aa0ba902b7-01"),
+        &format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+    ] {
         let fresh = parts(&traced(&[bad]));
         assert!(fresh[1] != trace && fresh[1].len() == 32 && fresh[1].bytes().any(|b| b != b'0'), "{bad}: {fresh:?}");
     }

@@ -18,7 +18,10 @@ const LAYERS: [&[&str]; 11] = [
 ];
 
 fn layer(room: &str) -> usize {
-    LAYERS.iter().position(|rooms| rooms.contains(&room)).unwrap_or_else(|| panic!("`{room}` is in no layer: name it in LAYERS"))
+    LAYERS
+        .iter()
+        .position(|rooms| rooms.contains(&room))
+        .unwrap_or_else(|| panic!("`{room}` is in no layer: name it in LAYERS"))
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -39,7 +42,8 @@ fn named(line: &str) -> Vec<String> {
     for (at, found) in code.match_indices("crate::") {
         // `seeme_gateway::` and `$crate::` name the same rooms; another crate's path does not end in `crate::`.
         let rest = &code[at + found.len()..];
-        let name = |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let name =
+            |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
         match rest.strip_prefix('{') {
             Some(group) => {
                 let mut depth = 0;
@@ -118,7 +122,17 @@ fn only_the_policy_and_nothing_below_it_is_pure() {
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
-        for impure in ["tokio::", "std::fs", "std::net::Tcp", "SystemTime", "Instant::now", "getrandom", "metrics::", "tracing::", "async fn"] {
+        for impure in [
+            "tokio::",
+            "std::fs",
+            "std::net::Tcp",
+            "SystemTime",
+            "Instant::now",
+            "getrandom",
+            "metrics::",
+            "tracing::",
+            "async fn",
+        ] {
             let is_test = file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs");
             assert!(is_test || !code.contains(impure), "{} uses {impure}", file.display());
         }

@@ -67,7 +67,9 @@ fn what_the_command_line_changes_is_obeyed_by_every_process_in_time() {
         three.obeyed("keys enable", "GET", &key, 200, || cli(&["keys", "enable", &key.id]));
         three.obeyed("accounts suspend", "GET", &key, 401, || cli(&["accounts", "suspend", &key.account]));
         three.obeyed("accounts resume", "GET", &key, 200, || cli(&["accounts", "resume", &key.account]));
-        three.obeyed("keys update --scope", "POST", &key, 200, || cli(&["keys", "update", &key.id, "--scope", "models:write"]));
+        three.obeyed("keys update --scope", "POST", &key, 200, || {
+            cli(&["keys", "update", &key.id, "--scope", "models:write"])
+        });
         three.obeyed("keys update --scope, the other way", "GET", &key, 403, || ());
         three.obeyed("keys delete", "POST", &key, 401, || cli(&["keys", "delete", &key.id]));
     }
@@ -90,7 +92,9 @@ fn what_the_api_changes_is_obeyed_by_every_process_in_time_and_says_who_has_conf
         }
     });
     three.obeyed("PATCH enabled", "GET", &key, 200, || drop(patch(json!({"disabled": false})).expect_status(200)));
-    three.obeyed("PATCH scopes", "POST", &key, 403, || drop(patch(json!({"scopes": ["models:read"]})).expect_status(200)));
+    three.obeyed("PATCH scopes", "POST", &key, 403, || {
+        drop(patch(json!({"scopes": ["models:read"]})).expect_status(200))
+    });
     three.obeyed("DELETE", "GET", &key, 401, || {
         let answer = three.stand.request("DELETE", &path).bearer(&manager).send().expect_status(200).json();
         let acknowledged = json!({"replicas": 3, "of": 3, "unreachable": []});

@@ -6,6 +6,7 @@
 // The ban is for the product, which asks its `Clock`; a test measures what a client would measure.
 #![allow(clippy::disallowed_methods)]
 
+mod boundary;
 mod check_cli;
 mod decision;
 mod forwarding;

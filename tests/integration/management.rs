@@ -52,7 +52,10 @@ fn a_key_is_created_shown_listed_and_works() {
     assert_eq!(made["key_prefix"], secret[..12]);
     assert_eq!(made["account_id"], office.manager.account);
     assert_eq!(made["created_by"], office.manager.id);
-    assert_eq!((&made["plan"], &made["disabled"], &made["last_used_at"]), (&json!("roomy"), &json!(false), &Value::Null));
+    assert_eq!(
+        (&made["plan"], &made["disabled"], &made["last_used_at"]),
+        (&json!("roomy"), &json!(false), &Value::Null)
+    );
     for time in ["created_at", "updated_at", "expires_at"] {
         let text = made[time].as_str().unwrap();
         assert!(text.ends_with('Z') && text.as_bytes()[10] == b'T', "{time}: {text}");
@@ -90,9 +93,18 @@ fn every_bad_member_of_a_body_is_named_at_once() {
     let body = json!({"nmae": "typo", "scopes": ["models:read", 7, "Models:Read"], "model_ids": [], "dataset_ids": ["a b"],
         "organization_id": 5, "expires_in_days": "30", "environment": "prod", "foo": null});
     let told = named(&office.call("POST", "").json(&body).send().expect_refusal(400, "bad_request"));
-    for member in ["name", "nmae", "scopes[1]", "scopes[2]", "model_ids", "dataset_ids[0]", "organization_id", "expires_in_days",
-        "environment", "foo"]
-    {
+    for member in [
+        "name",
+        "nmae",
+        "scopes[1]",
+        "scopes[2]",
+        "model_ids",
+        "dataset_ids[0]",
+        "organization_id",
+        "expires_in_days",
+        "environment",
+        "foo",
+    ] {
         assert!(told.contains(member), "{member} is not in {told}");
     }
     for (body, member) in [
@@ -101,7 +113,10 @@ fn every_bad_member_of_a_body_is_named_at_once() {
         (json!({"name": "x".repeat(201), "scopes": ["a:b"]}), "name"),
         (json!({"name": "n"}), "scopes"),
         (json!({"name": "n", "scopes": []}), "scopes"),
-        (json!({"name": "n", "scopes": ["a:b"], "expires_in_days": 1, "expires_at": "2999-01-01T00:00:00Z"}), "expires_at"),
+        (
+            json!({"name": "n", "scopes": ["a:b"], "expires_in_days": 1, "expires_at": "2999-01-01T00:00:00Z"}),
+            "expires_at",
+        ),
         (json!({"name": "n", "scopes": ["a:b"], "expires_at": "2020-01-01T00:00:00Z"}), "expires_at"),
         (json!({"name": "n", "scopes": ["a:b"], "expires_at": "soon"}), "expires_at"),
         (json!({"name": "n", "scopes": ["a:b"], "expires_in_days": 0}), "expires_in_days"),
@@ -119,7 +134,8 @@ fn read_only_members_are_ignored_and_the_content_type_is_not_consulted() {
     let office = Office::open();
     let body = json!({"name": "n", "scopes": ["models:read"], "id": "x", "key": "y", "key_prefix": "z", "account_id": "other",
         "plan": "enterprise", "created_at": "2020-01-01T00:00:00Z", "last_used_at": null, "created_by": "me"});
-    let made = office.call("POST", "").header("Content-Type", "text/plain").body(body.to_string()).send().expect_status(201);
+    let made =
+        office.call("POST", "").header("Content-Type", "text/plain").body(body.to_string()).send().expect_status(201);
     assert_eq!(made.json()["account_id"], office.manager.account);
     assert_ne!(made.json()["id"], "x");
 }
@@ -127,7 +143,8 @@ fn read_only_members_are_ignored_and_the_content_type_is_not_consulted() {
 #[test]
 fn only_what_is_named_changes_null_clears_with_patch_and_leaves_with_put() {
     let office = Office::open();
-    let key = office.create(json!({"name": "n", "scopes": ["models:read"], "model_ids": ["m-1"], "expires_in_days": 5}));
+    let key =
+        office.create(json!({"name": "n", "scopes": ["models:read"], "model_ids": ["m-1"], "expires_in_days": 5}));
     let path = format!("/{}", key.id);
     let change = |method: &str, body: Value| office.call(method, &path).json(&body).send().expect_status(200).json();
     let renamed = change("PATCH", json!({"name": "renamed"}));
@@ -149,8 +166,10 @@ fn only_what_is_named_changes_null_clears_with_patch_and_leaves_with_put() {
 #[test]
 fn a_key_gives_only_what_it_has() {
     let office = Office::open();
-    let caller = office.create(json!({"name": "c", "scopes": ["models:read", "jobs:*", "api-keys:write"], "model_ids": ["m-1", "m-2"],
-        "organization_id": "o-1", "expires_in_days": 10, "environment": "test"}));
+    let caller = office.create(
+        json!({"name": "c", "scopes": ["models:read", "jobs:*", "api-keys:write"], "model_ids": ["m-1", "m-2"],
+        "organization_id": "o-1", "expires_in_days": 10, "environment": "test"}),
+    );
     let create = |body: Value| office.stand.post(BASE).bearer(&caller).json(&body).send();
     let far = "2999-01-01T00:00:00Z";
     for (extra, member) in [
@@ -169,11 +188,13 @@ fn a_key_gives_only_what_it_has() {
         let refusal = create(body.clone()).expect_refusal(403, "grant_exceeds_caller");
         assert!(named(&refusal).contains(member), "{body}: {}", refusal.text());
     }
-    let within = json!({"name": "n", "scopes": ["models:read", "jobs:cancel"], "model_ids": ["m-2"], "expires_in_days": 9});
+    let within =
+        json!({"name": "n", "scopes": ["models:read", "jobs:cancel"], "model_ids": ["m-2"], "expires_in_days": 9});
     let made = Key::of(create(within).expect_status(201).json());
 
     // The same for a change: what would result has to lie within.
-    let patch = |body: Value| office.stand.request("PATCH", &format!("{BASE}/{}", made.id)).bearer(&caller).json(&body).send();
+    let patch =
+        |body: Value| office.stand.request("PATCH", &format!("{BASE}/{}", made.id)).bearer(&caller).json(&body).send();
     patch(json!({"model_ids": null})).expect_refusal(403, "grant_exceeds_caller");
     patch(json!({"expires_at": null})).expect_refusal(403, "grant_exceeds_caller");
     patch(json!({"scopes": ["models:read", "datasets:read"]})).expect_refusal(403, "grant_exceeds_caller");
@@ -181,7 +202,9 @@ fn a_key_gives_only_what_it_has() {
 
     // A key that is stronger than the caller can be switched off, and not on again.
     let strong = office.create(json!({"name": "s", "scopes": ["datasets:read"], "organization_id": "o-1"}));
-    let on_strong = |body: Value| office.stand.request("PATCH", &format!("{BASE}/{}", strong.id)).bearer(&caller).json(&body).send();
+    let on_strong = |body: Value| {
+        office.stand.request("PATCH", &format!("{BASE}/{}", strong.id)).bearer(&caller).json(&body).send()
+    };
     on_strong(json!({"name": "mine"})).expect_refusal(403, "grant_exceeds_caller");
     on_strong(json!({"disabled": true})).expect_status(200);
     on_strong(json!({"disabled": false})).expect_refusal(403, "grant_exceeds_caller");
@@ -205,7 +228,12 @@ fn the_administrator_of_keys_may_name_another_account() {
     let admin = office.stand.key().scope("*").scope("api-keys:admin").create();
     let path = format!("{BASE}/{}?account_id={}", office.manager.id, office.manager.account);
     office.stand.get(&path).bearer(&admin).send().expect_status(200);
-    office.stand.get(&format!("{BASE}/{}", office.manager.id)).bearer(&admin).send().expect_refusal(404, "key_not_found");
+    office
+        .stand
+        .get(&format!("{BASE}/{}", office.manager.id))
+        .bearer(&admin)
+        .send()
+        .expect_refusal(404, "key_not_found");
     let query = format!("?account_id={}", admin.account);
     // Without the scope the parameter opens nothing.
     office.call("GET", &format!("/{}{query}", admin.id)).send().expect_refusal(404, "key_not_found");
@@ -261,7 +289,12 @@ fn a_caller_limited_to_an_organization_sees_only_its_keys() {
     assert_eq!(ids, [caller.id.clone(), inside.id]);
     for hidden in [&outside, &free] {
         office.stand.get(&format!("{BASE}/{}", hidden.id)).bearer(&caller).send().expect_refusal(404, "key_not_found");
-        office.stand.request("DELETE", &format!("{BASE}/{}", hidden.id)).bearer(&caller).send().expect_refusal(404, "key_not_found");
+        office
+            .stand
+            .request("DELETE", &format!("{BASE}/{}", hidden.id))
+            .bearer(&caller)
+            .send()
+            .expect_refusal(404, "key_not_found");
     }
 }
 
@@ -309,8 +342,14 @@ fn current_tells_what_is_left_of_the_limits() {
     super::support::minute_with(10);
     office.stand.get("/any").bearer(&key).send().expect_status(404);
     let current = office.stand.get(&format!("{BASE}/current")).bearer(&key).send().expect_status(200).json();
-    assert_eq!((&current["limits"]["minute"]["limit"], &current["limits"]["minute"]["remaining"]), (&json!(60), &json!(59)));
-    assert_eq!((&current["limits"]["day"]["limit"], &current["limits"]["day"]["remaining"]), (&json!(1000), &json!(999)));
+    assert_eq!(
+        (&current["limits"]["minute"]["limit"], &current["limits"]["minute"]["remaining"]),
+        (&json!(60), &json!(59))
+    );
+    assert_eq!(
+        (&current["limits"]["day"]["limit"], &current["limits"]["day"]["remaining"]),
+        (&json!(1000), &json!(999))
+    );
     assert_eq!(current["plan"], "free");
 }
 
@@ -351,12 +390,15 @@ fn the_audit_trail_tells_who_did_what_from_where() {
         .map(|[action, by, from]| (action, by, from))
         .collect();
     let manager = office.manager.id.as_str();
-    assert_eq!(told, [
-        ("created", manager, "127.0.0.1"),
-        ("updated", manager, "127.0.0.1"),
-        ("disabled", manager, "127.0.0.1"),
-        ("enabled", "cli", "cli"),
-    ]);
+    assert_eq!(
+        told,
+        [
+            ("created", manager, "127.0.0.1"),
+            ("updated", manager, "127.0.0.1"),
+            ("disabled", manager, "127.0.0.1"),
+            ("enabled", "cli", "cli"),
+        ]
+    );
     assert_eq!(events[1]["changed"], json!(["name", "scopes"]));
 }
 
@@ -374,7 +416,8 @@ fn the_published_clients_address_takes_what_the_client_sends() {
     assert!(listed.contains(&id.to_owned()));
     office.stand.get(&format!("{PUBLISHED}/{id}")).bearer(&caller).send().expect_status(200);
     let put = json!({"name": "renamed", "scopes": null});
-    let changed = office.stand.request("PUT", &format!("{PUBLISHED}/{id}")).bearer(&caller).json(&put).send().expect_status(200);
+    let changed =
+        office.stand.request("PUT", &format!("{PUBLISHED}/{id}")).bearer(&caller).json(&put).send().expect_status(200);
     assert_eq!(changed.json()["name"], "renamed");
     office.stand.request("DELETE", &format!("{PUBLISHED}/{id}")).bearer(&caller).send().expect_status(200);
 }
@@ -410,7 +453,12 @@ fn usage_is_told_for_the_days_that_are_asked_for() {
     assert_eq!(usage(&format!("?start_date={today}&end_date={today}")).json(), whole);
     let before = usage("?start_date=2024-01-01&end_date=2024-01-31").expect_status(200).json();
     assert_eq!((&before["total_requests"], &before["by_day"]), (&json!(0), &json!([])));
-    for bad in ["?start_date=2024-13-01", "?end_date=yesterday", "?start_date=2024-02-01&end_date=2024-01-01", "?start_date=a&start_date=b"] {
+    for bad in [
+        "?start_date=2024-13-01",
+        "?end_date=yesterday",
+        "?start_date=2024-02-01&end_date=2024-01-01",
+        "?start_date=a&start_date=b",
+    ] {
         usage(bad).expect_refusal(400, "bad_request");
     }
 }

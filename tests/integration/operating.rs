@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::support::{Process, Scripted, Stand, cli, eventually};
+use super::support::{Connection, Process, Scripted, Stand, cli, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -77,6 +77,44 @@ fn sigterm_finishes_what_is_in_flight_and_ends_with_0() {
 }
 
 #[test]
+fn sigint_drains_like_sigterm() {
+    let stand = Stand::new().start();
+    let Stand { gateway, .. } = stand;
+    let mut process = gateway.process;
+    process.signal(rustix::process::Signal::INT);
+    assert_eq!(process.wait().code, Some(0));
+}
+
+#[test]
+fn during_the_delay_before_a_drain_it_is_not_ready_and_serves_on() {
+    let stand = Stand::new().section("drain: { delay: 700ms }").start();
+    let key = stand.key().create();
+    stand.gateway.process.terminate();
+    eventually("not ready", SOON, || stand.gateway.admin("/readyz").status() == 503);
+    stand.gateway.admin("/livez").expect_status(200);
+    stand.get("/echo/x").bearer(&key).send().expect_status(200);
+    let Stand { gateway, .. } = stand;
+    let mut process = gateway.process;
+    assert_eq!(process.wait().code, Some(0));
+}
+
+#[test]
+fn an_address_gets_no_more_connections_than_it_may_have() {
+    let stand = Stand::new().section("limits: { connections_per_address: 3 }").start();
+    let ask = |connection: &mut Connection| {
+        connection.try_send("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").and_then(|()| connection.try_response("GET"))
+    };
+    let mut open: Vec<Connection> = (0..3).map(|_| stand.connect()).collect();
+    for connection in &mut open {
+        assert_eq!(ask(connection).unwrap().status(), 404);
+    }
+    assert!(ask(&mut stand.connect()).is_err());
+    assert_eq!(stand.gateway.metric("gateway_connections_refused_total", ""), Some(1.0));
+    open.pop();
+    eventually("a place is free", SOON, || ask(&mut stand.connect()).is_ok());
+}
+
+#[test]
 fn a_drain_ends_at_its_timeout_also_when_a_request_does_not() {
     let upstream = Scripted::start(|wire| {
         if wire.request().is_some() {
@@ -114,12 +152,12 @@ fn the_public_and_the_admin_address_are_refused_to_a_second_process() {
 
 #[test]
 fn each_request_is_one_json_line_with_the_members_of_the_contract() {
-    let stand = Stand::new()
-        .route("POST /echo/{model}", "scope: models:read, resources: { model: path.model }")
-        .start();
+    let stand =
+        Stand::new().route("POST /echo/{model}", "scope: models:read, resources: { model: path.model }").start();
     let key = stand.key().model("m-1").create();
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let request = stand.post("/echo/m-1?secret=x").bearer(&key).header("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01"));
+    let request =
+        stand.post("/echo/m-1?secret=x").bearer(&key).header("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01"));
     let served = request.body("hello").send().expect_status(200);
     let refused = stand.post("/echo/m-2").bearer(&key).send().expect_status(403);
     stand.get("/nowhere").send().expect_status(404);
@@ -129,9 +167,26 @@ fn each_request_is_one_json_line_with_the_members_of_the_contract() {
     let [first, second, third] = &lines[..] else { panic!("{lines:?}") };
     for line in &lines {
         let members: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
-        for member in ["time", "request_id", "trace_id", "client", "method", "route", "path", "status", "code", "would_be", "duration_ms",
-            "upstream_ms", "upstream", "bytes_in", "bytes_out", "key_id", "key_prefix", "account_id"]
-        {
+        for member in [
+            "time",
+            "request_id",
+            "trace_id",
+            "client",
+            "method",
+            "route",
+            "path",
+            "status",
+            "code",
+            "would_be",
+            "duration_ms",
+            "upstream_ms",
+            "upstream",
+            "bytes_in",
+            "bytes_out",
+            "key_id",
+            "key_prefix",
+            "account_id",
+        ] {
             assert!(members.contains(&member), "{member} is not in {members:?}");
         }
         assert_eq!(line["client"], "127.0.0.1");
@@ -139,13 +194,19 @@ fn each_request_is_one_json_line_with_the_members_of_the_contract() {
     }
     assert_eq!(first["request_id"], served.expect_header("x-request-id"));
     assert_eq!((&first["trace_id"], &first["status"], &first["code"]), (&trace.into(), &200.into(), &Value::Null));
-    assert_eq!((&first["method"], &first["path"], &first["route"]), (&"POST".into(), &"/echo/m-1".into(), &"POST /echo/{model}".into()));
+    assert_eq!(
+        (&first["method"], &first["path"], &first["route"]),
+        (&"POST".into(), &"/echo/m-1".into(), &"POST /echo/{model}".into())
+    );
     assert_eq!((&first["key_id"], &first["account_id"]), (&key.id.as_str().into(), &key.account.as_str().into()));
     assert_eq!((&first["key_prefix"], &first["model"]), (&key.secret[..12].into(), &"m-1".into()));
     assert_eq!((&first["bytes_in"], &first["bytes_out"]), (&5.into(), &served.body.len().into()));
     assert_eq!(first["upstream"], "main");
     assert_eq!((&second["status"], &second["code"]), (&403.into(), &"resource_not_allowed".into()));
-    assert_eq!((&second["request_id"], &second["key_id"]), (&refused.expect_header("x-request-id").into(), &key.id.as_str().into()));
+    assert_eq!(
+        (&second["request_id"], &second["key_id"]),
+        (&refused.expect_header("x-request-id").into(), &key.id.as_str().into())
+    );
     assert_eq!((&third["status"], &third["route"], &third["key_id"]), (&404.into(), &Value::Null, &Value::Null));
 }
 
@@ -163,7 +224,7 @@ fn a_log_can_be_text_or_off() {
 #[test]
 fn a_planted_key_is_nowhere_but_where_it_was_handed_out() {
     let stand = Stand::new()
-        .section("limits: { body_bytes: 1KiB }")
+        .section("limits: { body_bytes: 1KiB }\nlog_level: trace")
         .route("* /echo/{*rest}", "scope: models:read")
         .route("* /public/{*rest}", "access: public")
         .route("POST /chat", "scope: models:read, resources: { model: body./model }")
@@ -197,12 +258,18 @@ fn a_planted_key_is_nowhere_but_where_it_was_handed_out() {
             ask(stand.post("/echo/x").bearer(&key).body(secret.repeat(100)));
             let base = "/api/v1/api-keys";
             ask(stand.post(base).bearer(&key).body(format!("{{\"name\":\"{secret}\",\"scopes\":[\"a:b\"]}}")));
-            ask(stand.post(base).bearer(&key).body(format!("{{\"{secret}\":\"x\",\"name\":\"n\",\"scopes\":[\"{secret}\"]}}")));
+            ask(stand
+                .post(base)
+                .bearer(&key)
+                .body(format!("{{\"{secret}\":\"x\",\"name\":\"n\",\"scopes\":[\"{secret}\"]}}")));
             ask(stand.post(base).bearer(&key).body(secret));
             ask(stand.get(&format!("{base}/{secret}")).bearer(&key));
             ask(stand.get(&format!("{base}?account_id={secret}&include={secret}")).bearer(&key));
             ask(stand.get(&format!("{base}/{}/usage?start_date={secret}", key.id)).bearer(&key));
-            ask(stand.request("PATCH", &format!("{base}/{}", key.id)).bearer(&key).body(format!("{{\"expires_at\":\"{secret}\"}}")));
+            ask(stand
+                .request("PATCH", &format!("{base}/{}", key.id))
+                .bearer(&key)
+                .body(format!("{{\"expires_at\":\"{secret}\"}}")));
         }
     }
     for (number, answer) in answers.iter().enumerate() {
@@ -229,7 +296,9 @@ fn a_planted_key_is_nowhere_but_where_it_was_handed_out() {
         clean(place, text.as_bytes(), &[secret, &deleted.secret]);
     }
     // On disk while it runs (the write-ahead log) and after it has ended.
-    eventually("the log has the last line", SOON, || stand.gateway.process.stdout().lines().count() >= answers.len() - 10);
+    eventually("the log has the last line", SOON, || {
+        stand.gateway.process.stdout().lines().count() >= answers.len() - 10
+    });
     scan(store.parent().unwrap(), &[secret, &deleted.secret]);
     let Stand { gateway, .. } = stand;
     assert_eq!(gateway.process.stop().code, Some(0));
@@ -293,4 +362,40 @@ fn a_configuration_with_a_mistake_does_not_start() {
     assert!(ended.stderr.contains("gateway.yaml:1:"), "{}", ended.stderr);
     let ended = cli(&["run", "-c", folder.path().join("absent.yaml").to_str().unwrap()]);
     assert_eq!(ended.code, Some(78), "{ended:?}");
+}
+
+#[test]
+fn the_demo_prints_a_key_that_works_and_prints_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let yaml = format!(
+        "listen: {{ public: {{ address: \"127.0.0.1:0\" }}, admin: {{ address: \"127.0.0.1:0\" }} }}
+store: {{ url: \"sqlite:data/gateway.db\" }}
+upstreams: {{ seeme: {{ endpoints: [\"http://{upstream}\"] }} }}
+routes: [ {{ match: GET /api/v1/models, scope: models:read }} ]
+"
+    );
+    std::fs::write(&file, yaml).unwrap();
+    let started = |name: &str| {
+        let mut demo = Process::start(name, folder.path(), &["demo", "-c", file.to_str().unwrap()]);
+        let text = demo.await_output("what to do next", |demo| {
+            let text = demo.stdout();
+            (text.contains("Requests (Ctrl-C stops):") || text.contains("has keys already")).then_some(text)
+        });
+        (demo, text)
+    };
+    let (demo, text) = started("demo");
+    let curl = text.lines().find(|line| line.trim_start().starts_with("curl ")).unwrap();
+    let (address, rest) = curl.split_once("http://").unwrap().1.split_once('/').unwrap();
+    let secret = rest.split_once("Bearer ").unwrap().1.trim_end_matches('\'');
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    let response =
+        super::support::Request::new(address, "GET", "/api/v1/models").token(secret).send().expect_status(200);
+    assert!(response.json().is_array(), "{}", response.text());
+    assert_eq!(text.matches(secret).count(), 3, "in the open, in the curl line and in .env: {text}");
+    assert_eq!(demo.stop().code, Some(0));
+    let (demo, text) = started("demo-again");
+    assert!(!text.contains("sm_live_"), "{text}");
+    assert_eq!(demo.stop().code, Some(0));
 }

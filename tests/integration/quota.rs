@@ -150,23 +150,6 @@ fn a_costly_route_takes_its_cost_and_is_refused_when_less_is_left() {
 }
 
 #[test]
-fn a_window_that_is_over_is_forgotten() {
-    let stand = Stand::new().start();
-    let key = stand.key().plan("free").create();
-    // Near the end of a minute, so that the next one is not far.
-    let minute = minute_with(5);
-    assert_eq!(storm(&[&stand.gateway], &key, 8, 61), (60, 1));
-    let left = stand.get("/echo/x").bearer(&key).send().number("retry-after");
-    if left > 15 {
-        // Too long to wait for; the property tests of the ledger cover it at every run.
-        return;
-    }
-    let request = stand.get("/echo/x").bearer(&key);
-    eventually("the next window", Duration::from_secs(20), || request.send().status() == 200);
-    assert_eq!(request.send().expect_status(200).number("x-ratelimit-reset"), (minute + 2) * 60);
-}
-
-#[test]
 fn a_suspended_account_is_refused_before_its_quota_is_looked_at() {
     let stand = Stand::new().start();
     let key = stand.key().plan("free").create();
@@ -195,4 +178,51 @@ fn public_routes_have_no_quota() {
         let response = stand.get("/echo/x").bearer(&key).on(&mut connection).expect_status(200);
         assert_eq!(response.header("x-ratelimit-limit"), None);
     }
+}
+
+/// Holds the write lock of the store, as another process that writes would.
+fn lock(stand: &Stand) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(stand.store()).unwrap();
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    connection
+}
+
+#[test]
+fn a_store_that_is_busy_for_a_moment_delays_a_request_and_refuses_none() {
+    let stand = Stand::new().start();
+    let key = stand.key().plan("free").create();
+    minute_with(10);
+    let held = lock(&stand);
+    let request = stand.get("/echo/x").bearer(&key);
+    let mut connection = request.start();
+    eventually("the request waits", Duration::from_secs(5), || {
+        stand.gateway.metric("gateway_requests_in_flight", "") == Some(1.0)
+    });
+    drop(held);
+    connection.response("GET").expect_status(200);
+}
+
+#[test]
+fn a_store_that_stays_busy_is_no_outage_nobody_is_admitted_without_a_grant() {
+    let stand = Stand::new().start();
+    let key = stand.key().plan("free").create();
+    let busy = stand.key().create();
+    minute_with(20);
+    // So many at once that the gateway holds tokens for more.
+    storm(&[&stand.gateway], &busy, 8, 400);
+    let held = lock(&stand);
+    let start = std::time::Instant::now();
+    let refusal = stand.get("/echo/x").bearer(&key).send().expect_refusal(503, "store_unavailable");
+    let waited = start.elapsed();
+    assert!((Duration::from_millis(200)..Duration::from_millis(1500)).contains(&waited), "{waited:?}");
+    assert!(refusal.number("retry-after") >= 1);
+    assert_eq!(refusal.header("www-authenticate"), None, "never 401 or 403");
+    // A key whose tokens were granted before is served from them.
+    stand.get("/echo/x").bearer(&busy).send().expect_status(200);
+    stand.gateway.admin("/readyz").expect_status(200);
+    drop(held);
+    eventually("the store answers again", Duration::from_secs(2), || {
+        stand.get("/echo/x").bearer(&key).send().status() == 200
+    });
 }

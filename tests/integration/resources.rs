@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::support::{Key, Response, Stand};
+use super::support::{Key, Response, Stand, eventually, wait_for};
 
 fn stand() -> Stand {
     Stand::new()
@@ -66,7 +66,11 @@ fn a_value_from_a_field_may_come_once() {
     let stand = stand();
     let key = limited(&stand);
     let with = |values: &[&str]| {
-        values.iter().fold(stand.get("/echo/header").bearer(&key), |r, value| r.header("X-Model", value)).send().status()
+        values
+            .iter()
+            .fold(stand.get("/echo/header").bearer(&key), |r, value| r.header("X-Model", value))
+            .send()
+            .status()
     };
     assert_eq!(with(&["A"]), 200);
     assert_eq!(with(&["B"]), 403);
@@ -152,7 +156,11 @@ fn the_pointer_is_followed_with_its_escapes() {
         (r#"{"a/b":"A"}"#, 400),
     ] {
         let response = stand.post("/echo/deep").bearer(&key).body(body).send();
-        assert!(response.status() == status || (status == 400 && response.status() == 403), "{body}: {}", response.text());
+        assert!(
+            response.status() == status || (status == 400 && response.status() == 403),
+            "{body}: {}",
+            response.text()
+        );
     }
 }
 
@@ -161,7 +169,8 @@ fn a_body_that_cannot_be_looked_at_is_refused_only_to_keys_that_are_limited() {
     let stand = stand();
     let key = limited(&stand);
     let free = stand.key().scope("models:predict").create();
-    let gzip = |key: &Key| stand.post("/echo/chat").bearer(key).header("Content-Encoding", "gzip").body(b"\x1f\x8b whatever");
+    let gzip =
+        |key: &Key| stand.post("/echo/chat").bearer(key).header("Content-Encoding", "gzip").body(b"\x1f\x8b whatever");
     gzip(&key).send().expect_status(415);
     gzip(&free).send().expect_status(200);
 
@@ -172,7 +181,12 @@ fn a_body_that_cannot_be_looked_at_is_refused_only_to_keys_that_are_limited() {
     let (at, over) = (body(4096), body(4097));
     arrived_whole(&stand.post("/echo/chat").bearer(&key).body(&at).send().expect_status(200), &at);
     stand.post("/echo/chat").bearer(&key).body(&over).send().expect_refusal(413, "body_too_large");
-    stand.post("/echo/chat").bearer(&key).chunked(&[&over[..10], &over[10..]], &[]).send().expect_refusal(413, "body_too_large");
+    stand
+        .post("/echo/chat")
+        .bearer(&key)
+        .chunked(&[&over[..10], &over[10..]], &[])
+        .send()
+        .expect_refusal(413, "body_too_large");
     let large = vec![b'x'; 3_000_000];
     arrived_whole(&stand.post("/echo/chat").bearer(&free).body(&large).send().expect_status(200), &large);
 }
@@ -230,7 +244,8 @@ fn the_organization_of_a_key_is_enforced_where_a_route_binds_one_and_told_everyw
 #[test]
 fn each_environment_has_its_own_backend_and_requests_without_a_key_go_to_live() {
     use super::support::Scripted;
-    let named = |name: &str| Scripted::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
+    let named =
+        |name: &str| Scripted::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
     let (live, sandbox) = (named("live"), named("sandbox"));
     let upstreams = format!(
         "upstreams:\n  a: {{ endpoints: [\"http://{}\"] }}\n  b: {{ endpoints: [\"http://{}\"] }}\nenvironments: {{ live: a, test: b }}",
@@ -249,4 +264,28 @@ fn each_environment_has_its_own_backend_and_requests_without_a_key_go_to_live() 
     assert_eq!(body("/x", &keys[1]), "sandbox");
     assert_eq!(body("/fixed", &keys[1]), "live");
     assert_eq!(stand.get("/public").send().expect_status(200).text(), "live");
+}
+
+#[test]
+fn bodies_under_inspection_have_a_common_limit_and_give_their_room_back() {
+    let stand = Stand::new()
+        .route("POST /echo/chat", "scope: models:read, resources: { model: body./model }")
+        .section("limits: { inspect_bytes: 4KiB, inspect_total: 4KiB }")
+        .start();
+    let key = stand.key().model("A").create();
+    let request = stand.post("/echo/chat").bearer(&key).body(format!("{{\"model\":\"A\"}}{}", " ".repeat(3000)));
+    for _ in 0..5 {
+        // One that has begun to send holds the room; the next finds none.
+        let mut slow = stand.connect();
+        let bytes = request.bytes();
+        slow.send(&bytes[..bytes.len() - 10]);
+        let refusal = wait_for("no room is left", std::time::Duration::from_secs(5), || {
+            let response = request.send();
+            (response.status() != 200).then_some(response)
+        });
+        let refusal = refusal.0.expect_status(503);
+        assert!(refusal.number("retry-after") >= 1);
+        slow.abort();
+        eventually("the room is free again", std::time::Duration::from_secs(5), || request.send().status() == 200);
+    }
 }

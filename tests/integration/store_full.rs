@@ -15,7 +15,8 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: &Path) -> Option<Self> {
         fs::create_dir_all(at).ok()?;
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1500k,mode=700", "tmpfs"]).arg(at).output().ok()?;
+        let done =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1500k,mode=700", "tmpfs"]).arg(at).output().ok()?;
         done.status.success().then(|| Self(at.to_owned()))
     }
 
@@ -87,7 +88,9 @@ fn a_full_disk_stops_no_known_key_and_makes_none_that_is_not_stored() {
     println!("recovered {:?} after there was space again", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     request.send().expect_status(200);
-    eventually("no longer degraded", Duration::from_secs(5), || stand.gateway.admin("/readyz").text().trim() == "ready");
+    eventually("no longer degraded", Duration::from_secs(5), || {
+        stand.gateway.admin("/readyz").text().trim() == "ready"
+    });
 
     // Exactly the keys whose creation was answered 201 exist.
     made.extend([id.0, key.id.clone()]);

@@ -32,7 +32,8 @@ impl Count {
         }
         for (endpoint, classes) in &self.0 {
             let total: u64 = classes.values().sum();
-            let successful: u64 = classes.iter().filter(|(class, _)| ["2xx", "3xx"].contains(class)).map(|(_, n)| n).sum();
+            let successful: u64 =
+                classes.iter().filter(|(class, _)| ["2xx", "3xx"].contains(class)).map(|(_, n)| n).sum();
             let expected = json!({"total": total, "successful": successful, "failed": total - successful});
             assert_eq!(usage["by_endpoint"][endpoint], expected, "{endpoint}: {usage}");
         }
@@ -40,7 +41,10 @@ impl Count {
         // A run over midnight counts on two days.
         let days = usage["by_day"].as_array().unwrap();
         let of_days = |member: &str| days.iter().map(|day| day[member].as_u64().unwrap()).sum::<u64>();
-        assert_eq!((of_days("total"), of_days("successful"), of_days("failed")), (total, successful, total - successful));
+        assert_eq!(
+            (of_days("total"), of_days("successful"), of_days("failed")),
+            (total, successful, total - successful)
+        );
         assert!(days.len() <= 2 && days.iter().all(|day| day["date"].as_str().unwrap().len() == 10), "{usage}");
         assert!(usage["last_used_at"].is_string(), "{usage}");
     }
@@ -112,7 +116,17 @@ fn refusals_for_the_quota_are_counted_apart() {
     let stand = stand();
     let account = stand.new_account();
     stand
-        .cli(&["accounts", "set", &account, "--plan", "enterprise", "--requests-per-minute", "1000", "--requests-per-day", "20"])
+        .cli(&[
+            "accounts",
+            "set",
+            &account,
+            "--plan",
+            "enterprise",
+            "--requests-per-minute",
+            "1000",
+            "--requests-per-day",
+            "20",
+        ])
         .expect_success();
     let key = stand.key().account(&account).scope("models:read").create();
     let mut count = Count::default();

@@ -1,7 +1,7 @@
 //! What stands behind the gateway: the sample backend in this process, or a server that follows a script.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::clock::wait_for;
 use super::http::find;
 
 /// The sample backend on a thread of its own.
@@ -76,8 +75,6 @@ pub(crate) struct Wire {
     stream: TcpStream,
     ahead: Vec<u8>,
     seen: Arc<Seen>,
-    /// Which connection this is, from 0.
-    pub(crate) number: usize,
 }
 
 impl Scripted {
@@ -95,8 +92,8 @@ impl Scripted {
                 let Ok(stream) = stream else { continue };
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                let number = shared.connections.fetch_add(1, Ordering::AcqRel);
-                let mut wire = Wire { stream, ahead: Vec::new(), seen: shared.clone(), number };
+                shared.connections.fetch_add(1, Ordering::AcqRel);
+                let mut wire = Wire { stream, ahead: Vec::new(), seen: shared.clone() };
                 let script = script.clone();
                 std::thread::spawn(move || script(&mut wire));
             }
@@ -121,14 +118,6 @@ impl Scripted {
     /// What was received so far.
     pub(crate) fn requests(&self) -> Vec<Received> {
         self.seen.requests.lock().unwrap().clone()
-    }
-
-    /// Waits until so many requests were received whole.
-    pub(crate) fn wait_for_requests(&self, count: usize) -> Vec<Received> {
-        wait_for("the requests at the upstream", Duration::from_secs(10), || {
-            Some(self.requests()).filter(|requests| requests.len() >= count)
-        })
-        .0
     }
 }
 
@@ -227,10 +216,6 @@ impl Wire {
                 Err(error) => return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
             }
         }
-    }
-
-    pub(crate) fn close(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     fn fill(&mut self) -> io::Result<bool> {

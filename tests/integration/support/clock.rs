@@ -19,11 +19,16 @@ pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() ->
     wait_for(what, limit, || holds().then_some(())).1
 }
 
+/// Seconds since the epoch.
+pub(crate) fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
 /// Waits until at least `seconds` are left of the UTC minute, and tells which minute it is. Quota windows are UTC minutes:
 /// a round of requests that crosses the boundary would be counted in two.
 pub(crate) fn minute_with(seconds: u64) -> u64 {
     loop {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = seconds_now();
         if 60 - now % 60 >= seconds {
             return now / 60;
         }

@@ -1,7 +1,7 @@
 //! A small raw HTTP/1.1 client: it sends exactly what it is told and shows exactly what came.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -66,11 +66,6 @@ impl Connection {
 
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
-    }
-
-    /// Sends no more, still reads.
-    pub(crate) fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
     pub(crate) fn set_patience(&self, patience: Duration) {
@@ -210,15 +205,6 @@ impl Connection {
         silent
     }
 
-    /// Whether nothing comes for this long, the connection staying open.
-    pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
-        self.stream.set_read_timeout(Some(time)).unwrap();
-        let result = self.ahead.is_empty()
-            && matches!(self.fill(), Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
-        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        result
-    }
-
     /// Reads once; false at the end.
     fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 64 * 1024];
@@ -234,7 +220,10 @@ impl Head {
         let mut start = lines.next().unwrap().splitn(3, ' ');
         Self {
             version: start.next().unwrap().to_owned(),
-            status: start.next().and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status line: {block}")),
+            status: start
+                .next()
+                .and_then(|status| status.parse().ok())
+                .unwrap_or_else(|| panic!("no status line: {block}")),
             reason: start.next().unwrap_or_default().to_owned(),
             headers: lines.map(field).collect(),
         }
@@ -308,9 +297,9 @@ impl Response {
     /// What `/echo` says it received of a field: all values.
     pub(crate) fn echoed(&self, name: &str) -> Vec<String> {
         let values = &self.json()["headers"][name];
-        values.as_array().map_or_else(Vec::new, |values| {
-            values.iter().map(|value| value.as_str().unwrap().to_owned()).collect()
-        })
+        values
+            .as_array()
+            .map_or_else(Vec::new, |values| values.iter().map(|value| value.as_str().unwrap().to_owned()).collect())
     }
 
     /// The one value of a field that `/echo` received.

@@ -86,7 +86,9 @@ impl Process {
     /// Waits until `probe` finds something in what it wrote; it must not end before.
     pub(crate) fn await_output<T>(&mut self, what: &str, probe: impl Fn(&Self) -> Option<T>) -> T {
         let found = wait_for(what, PATIENCE, || {
-            probe(self).map(Ok).or_else(|| self.has_ended().map(|status| Err(format!("ended ({status}) before {what}"))))
+            probe(self)
+                .map(Ok)
+                .or_else(|| self.has_ended().map(|status| Err(format!("ended ({status}) before {what}"))))
         });
         found.0.unwrap_or_else(|ended| panic!("{}: {ended}", self.name))
     }

@@ -100,14 +100,14 @@ impl Layout {
             format!("upstreams: {{ {upstreams} }}\n")
         };
         let plans = if self.sections.contains("plans:") { "" } else { PLANS };
+        let log_level = if self.sections.contains("log_level:") { "" } else { "log_level: info\n" };
         let management = self.management.unwrap_or_else(|| "rate: 1000000/min".to_owned());
         let routes = if self.routes.is_empty() { USUAL_ROUTES } else { &self.routes };
         let text = format!(
             "listen: {{ public: {{ address: \"127.0.0.1:0\" }}, admin: {{ address: \"127.0.0.1:0\" }} }}
 store: {{ url: \"sqlite:{}\" }}
 {upstreams}{plans}management: {{ {management} }}
-log_level: info
-workers: 2
+{log_level}workers: 2
 {}routes:
 {routes}",
             store.display(),

@@ -273,7 +273,7 @@ fn anothers_key_is_like_one_that_does_not_exist_whatever_is_asked() {
         assert_eq!(answers[0], answers[1], "{method} {suffix}");
         assert_eq!(answers[0], answers[2], "{method} {suffix}");
     }
-    assert_eq!(list(&office.call("GET", "").send()), [office.manager.id.clone()]);
+    assert_eq!(list(&office.call("GET", "").send()), std::slice::from_ref(&office.manager.id));
     office.stand.get("/any").bearer(&other).send().expect_status(404);
 }
 

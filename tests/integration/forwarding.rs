@@ -318,6 +318,13 @@ fn a_head_that_does_not_end_and_a_connection_that_does_nothing_are_closed() {
     idle.send("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n");
     idle.response("GET").expect_status(404);
     let mut silent = stand.connect();
+    let mut dripping = stand.connect();
+    let start = Instant::now();
+    // Bytes that keep coming do not make a head that takes too long any shorter.
+    while dripping.try_send("G").is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let start = Instant::now();
     for (what, connection) in [("slow head", &mut slow), ("kept alive", &mut idle), ("never used", &mut silent)] {
         assert!(connection.is_closed_by_server() || what == "slow head", "{what}");
@@ -500,6 +507,32 @@ fn a_client_that_is_still_sending_a_refused_body_sees_the_answer() {
         assert!((400..500).contains(&response.status()) && !response.code().is_empty(), "{response:?}");
         assert_eq!(response.header("connection"), Some("close"));
         drop(connection);
+    }
+}
+
+#[test]
+fn a_client_that_is_still_sending_sees_an_answer_that_came_late() {
+    let large = vec![b'x'; 8_000_000];
+    let chunks: Vec<&[u8]> = large.chunks(100_000).collect();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refusing = Stand::new().upstream(closed).start();
+    let limited = Stand::new().section("limits: { body_bytes: 1MiB }").start();
+    let early = Scripted::start(|wire| {
+        if wire.head().is_some() {
+            wire.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+            wire.is_closed_by_gateway();
+        }
+    });
+    let deciding = Stand::new().upstream(early.address).start();
+    for (stand, status) in [(&refusing, 502), (&limited, 413), (&deciding, 403)] {
+        let key = stand.key().create();
+        for _ in 0..5 {
+            let request = stand.post("/echo/x").bearer(&key);
+            let bytes = request.chunked(&chunks, &[]).bytes();
+            let mut connection = stand.connect();
+            connection.send(&bytes);
+            connection.response("POST").expect_status(status);
+        }
     }
 }
 

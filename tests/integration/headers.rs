@@ -306,3 +306,16 @@ fn fields_given_twice_arrive_twice_and_in_order() {
     assert_eq!(response.head.all("set-cookie"), ["a=1", "b=2"]);
     assert_eq!(upstream.requests()[0].all("x-list"), ["one", "two"]);
 }
+
+#[test]
+fn an_admitted_request_is_told_its_quota_also_when_the_backend_fails() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let stand = Stand::new().upstream(closed).start();
+    let key = stand.key().plan("free").create();
+    let response = stand.get("/echo/x").bearer(&key).send().expect_refusal(502, "upstream_unreachable");
+    assert_eq!(response.number("x-ratelimit-limit"), 60);
+    assert!(response.expect_header("ratelimit-policy").contains("q=60;w=60"));
+    assert_eq!(response.header("retry-after"), None);
+    // What was refused before its quota was looked at is told none.
+    assert_eq!(stand.get("/nowhere").bearer(&key).send().header("x-ratelimit-limit"), None);
+}

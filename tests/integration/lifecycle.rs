@@ -1,10 +1,11 @@
 //! A key that is disabled, enabled, deleted, suspended or changed: every gateway on the store obeys within 250 ms.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::support::{Gateway, Key, Stand, wait_for};
+use super::support::{Gateway, Key, Stand, eventually, wait_for};
 
 /// Contract: changes of another process are obeyed within this time.
 const LIMIT: Duration = Duration::from_millis(250);
@@ -103,6 +104,82 @@ fn what_the_api_changes_is_obeyed_by_every_process_in_time_and_says_who_has_conf
             gateway.get("/echo/x").bearer(&key).send().expect_refusal(401, "invalid_key");
         }
     });
+}
+
+#[test]
+fn once_all_have_confirmed_no_request_passes_however_many_are_under_way() {
+    let three = Three::start();
+    let manager = three.stand.key().scope("*").scope("api-keys:write").create();
+    let key = three.stand.key().account(&manager.account).scope("models:read").create();
+    let path = format!("/api/v1/api-keys/{}", key.id);
+    let patch = |disabled: bool| {
+        three.stand.request("PATCH", &path).bearer(&manager).json(&json!({"disabled": disabled})).send()
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for gateway in three.gateways().into_iter().chain(three.gateways()) {
+            let (done, key) = (&done, &key);
+            scope.spawn(move || {
+                let request = gateway.get("/echo/x").bearer(key);
+                let mut connection = gateway.connect();
+                while !done.load(Ordering::Relaxed) {
+                    let status = request.on(&mut connection).status();
+                    assert!(matches!(status, 200 | 401), "{status}");
+                }
+            });
+        }
+        // Set whatever happens below: the others run until then.
+        let _stop = StopOnDrop(&done);
+        for round in 0..20 {
+            let answer = patch(true).expect_status(200).json();
+            assert_eq!(answer["acknowledged"]["replicas"], 3, "round {round}: {answer}");
+            for gateway in three.gateways() {
+                for _ in 0..3 {
+                    gateway.get("/echo/x").bearer(&key).send().expect_refusal(401, "disabled_key");
+                }
+            }
+            patch(false).expect_status(200);
+            for gateway in three.gateways() {
+                eventually("enabled again", LIMIT, || gateway.get("/echo/x").bearer(&key).send().status() == 200);
+            }
+        }
+    });
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn many_writers_at_once_wait_for_each_other_and_none_fails() {
+    let three = Three::start();
+    let stand = &three.stand;
+    let manager = stand.key().scope("*").scope("api-keys:*").create();
+    let body = json!({"name": "n", "scopes": ["models:read"]});
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let name = ["keys", "create", "--name", "n", "--account", &manager.account, "--scope", "models:read", "--json"];
+                    stand.cli(&name).expect_success();
+                }
+            });
+        }
+        for gateway in three.gateways() {
+            let (manager, body) = (&manager, &body);
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    gateway.request("POST", "/api/v1/api-keys").bearer(manager).json(body).send().expect_status(201);
+                }
+            });
+        }
+    });
+    let keys = stand.get("/api/v1/api-keys").bearer(&manager).send().expect_status(200).json();
+    assert_eq!(keys.as_array().unwrap().len(), 1 + 18 + 30);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::policy::access::{KeyProfile, Values};
 use crate::policy::credential::KeyHash;
 use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
+use crate::policy::quota::QuotaState;
 use crate::policy::route::{Route, RouteId};
 use crate::store::{Counted, StatusClass};
 use crate::telemetry::access_log::Line;
@@ -202,6 +203,8 @@ pub struct RequestRecord {
     pub forwarded: Option<(Arc<str>, Mono)>,
     /// From forwarding to the upstream's head.
     pub upstream_ms: Option<f64>,
+    /// What the client is told of its quota, should an admitted request fail.
+    pub quota: Option<QuotaState>,
 }
 
 impl RequestRecord {
@@ -234,6 +237,7 @@ impl RequestRecord {
             bytes_out: 0,
             forwarded: None,
             upstream_ms: None,
+            quota: None,
             shared: shared.clone(),
         }
     }

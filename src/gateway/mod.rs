@@ -210,7 +210,10 @@ impl Gateway {
         let waited = self.shared.clock.mono().since(sent).as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
         self.shared.metrics.upstreams[upstream.0].duration.record(waited);
-        let answer = answer.map_err(|error| self.upstream_failed(error, upstream.0, route))?;
+        let answer = answer.map_err(|error| {
+            record.quota = permit.quota().copied();
+            self.upstream_failed(error, upstream.0, route)
+        })?;
 
         let mut response = answer.map(ProxyBody::Upstream);
         headers::for_client(response.headers_mut(), origin.request_id, permit.quota());

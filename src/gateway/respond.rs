@@ -113,7 +113,7 @@ pub fn render(
         GatewayError::Rejected(Rejection::RateLimited(state)) => Some(state),
         _ => None,
     };
-    if let Some(state) = quota {
+    if let Some(state) = quota.or(record.quota.as_ref()) {
         set_quota(&mut headers, state);
     }
     if let GatewayError::Rejected(Rejection::MethodNotAllowed(allow)) = &error {

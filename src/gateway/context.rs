@@ -323,6 +323,9 @@ impl Drop for RequestRecord {
         let class = if self.complete { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
         self.conn.enter(Phase::Idle, now);
+        if self.progress.is_unread() {
+            self.conn.linger();
+        }
         let duration = now.since(self.started).as_secs_f64();
         shared.metrics.in_flight.decrement(1.0);
         shared.metrics.request(self.route, class);

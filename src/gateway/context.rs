@@ -41,6 +41,7 @@ pub struct ConnInfo {
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
+    fragment: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
@@ -75,6 +76,7 @@ impl ConnInfo {
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
+            fragment: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
         }
@@ -129,6 +131,17 @@ impl ConnInfo {
     pub fn is_draining(&self, waker: &Waker) -> bool {
         self.waker.get_or_init(|| waker.clone());
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// The target of the request that begins has a fragment, which the parser will drop.
+    pub fn found_fragment(&self) {
+        self.fragment.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::found_fragment`]; asked once a request.
+    pub fn take_fragment(&self) -> bool {
+        // A load is cheaper than the exchange, and nearly always enough.
+        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a
@@ -240,6 +253,11 @@ impl RequestRecord {
         self.held = bytes;
     }
 
+    /// A body was begun to be forwarded and has not been read to its end.
+    pub fn is_unread(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.is_unread())
+    }
+
     /// A HEAD request: its answer has no body to wait for.
     pub fn is_head(&self) -> bool {
         self.method == Method::HEAD
@@ -278,6 +296,9 @@ impl Drop for RequestRecord {
         let class = if self.complete { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
         self.conn.enter(Phase::Idle, now);
+        if self.is_unread() {
+            self.conn.linger();
+        }
         let duration = now.since(self.started).as_secs_f64();
         shared.metrics.in_flight.decrement(1.0);
         shared.metrics.request(self.route, class);

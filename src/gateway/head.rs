@@ -14,8 +14,11 @@ use crate::policy::rejection::Rejection;
 use crate::policy::route::Route;
 use crate::upstream::RequestBody;
 
-/// Well-formed, within the limits of a head; returns the decoded path.
-pub(super) fn check<'a>(head: &'a Parts, limits: &Limits) -> Result<RequestPath<'a>, Rejection> {
+/// Well-formed, within the limits of a head; returns the decoded path. `fragment`: the target had one before it was parsed.
+pub(super) fn check<'a>(head: &'a Parts, fragment: bool, limits: &Limits) -> Result<RequestPath<'a>, Rejection> {
+    if fragment {
+        return Err(Rejection::bad_request("Fragment in request target"));
+    }
     check_host(head)?;
     let path = RequestPath::parse(head.uri.path())?;
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());

@@ -122,7 +122,7 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &self.shared.config;
-        let path = head::check(&inbound.head, &config.limits)?;
+        let path = head::check(&inbound.head, conn.take_fragment(), &config.limits)?;
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
@@ -209,7 +209,7 @@ impl Gateway {
             idle: route.idle_timeout.unwrap_or(config.timeouts.idle),
         };
         let (sent, progress) = (self.shared.clock.mono(), record.progress.clone());
-        let answer = self.upstreams.forward(upstream, request, progress.as_deref(), limits).await;
+        let answer = self.upstreams.forward(upstream, request, progress.as_ref(), limits).await;
         let waited = self.shared.clock.mono().since(sent).as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
         self.shared.metrics.upstreams[upstream.0].duration.record(waited);

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::GatewayError;
 use super::context::{ConnInfo, Inbound, RequestRecord};
+use crate::limit::Permit;
 use crate::policy::headers::{X_REQUEST_ID, set_quota};
 use crate::policy::quota::QuotaState;
 use crate::policy::rejection::{Problem, Rejection};
@@ -113,7 +114,7 @@ pub fn render(
         GatewayError::Rejected(Rejection::RateLimited(state)) => Some(state),
         _ => None,
     };
-    if let Some(state) = quota {
+    if let Some(state) = quota.or(record.permit.as_ref().and_then(Permit::quota)) {
         set_quota(&mut headers, state);
     }
     if let GatewayError::Rejected(Rejection::MethodNotAllowed(allow)) = &error {
@@ -125,7 +126,8 @@ pub fn render(
     if let Some(challenge) = &problem.challenge {
         insert(&mut headers, WWW_AUTHENTICATE, challenge);
     }
-    refuse_body(conn, inbound, matches!(&error, GatewayError::Rejected(r) if r.is_malformed()), &mut headers);
+    let malformed = matches!(&error, GatewayError::Rejected(r) if r.is_malformed());
+    refuse_body(conn, inbound, malformed || record.is_unread(), &mut headers);
     problem_response(&problem, quota, record, headers)
 }
 
@@ -183,15 +185,17 @@ const SMALL_BODY: u64 = 64 * 1024;
 const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Decides what becomes of a body that nobody will read: a small one is discarded, else the connection closes slowly.
-fn refuse_body(conn: &ConnInfo, inbound: &mut Inbound, malformed: bool, headers: &mut HeaderMap) {
+///
+/// `must_close`: nothing more may be read of the connection, or a body was begun to be forwarded and will not be ended.
+fn refuse_body(conn: &ConnInfo, inbound: &mut Inbound, must_close: bool, headers: &mut HeaderMap) {
     let body = inbound.body.take().filter(|body| !body.is_end_stream());
-    if body.is_none() && !malformed {
+    if body.is_none() && !must_close {
         return;
     }
     let small = super::head::declared_length(&inbound.head).is_some_and(|length| length <= SMALL_BODY);
     match body {
         // Reading would make hyper send `100 Continue` for a body that is refused.
-        Some(body) if small && !malformed && !inbound.head.headers.contains_key(EXPECT) => {
+        Some(body) if small && !must_close && !inbound.head.headers.contains_key(EXPECT) => {
             tokio::spawn(tokio::time::timeout(DISCARD_PATIENCE, discard(body)));
         }
         _ => {

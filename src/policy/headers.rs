@@ -192,6 +192,10 @@ fn via(version: Version) -> HeaderValue {
 /// Turns the upstream's head into the one for the client.
 pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Option<&QuotaState>) {
     headers.reserve(SET_FOR_CLIENT);
+    // Chunks win over a length (RFC 9112 section 6.3), and the length would outlive them here.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     strip_hop_by_hop(headers);
     headers.insert(X_REQUEST_ID, request_id);
     if let Some(quota) = quota {
@@ -329,6 +333,16 @@ mod tests {
         let mut left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["grpc-status", "x-checksum"]);
+    }
+
+    #[test]
+    fn of_two_framings_of_an_answer_the_length_goes_and_a_length_alone_stays() {
+        let mut fields = headers(&[("content-length", "5"), ("transfer-encoding", "chunked")]);
+        for_client(&mut fields, HeaderValue::from_static("ours"), None);
+        assert!(!fields.contains_key("content-length") && !fields.contains_key("transfer-encoding"));
+        let mut fields = headers(&[("content-length", "5")]);
+        for_client(&mut fields, HeaderValue::from_static("ours"), None);
+        assert_eq!(fields["content-length"], "5");
     }
 
     #[test]

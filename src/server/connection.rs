@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,12 +21,15 @@ use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::gateway::Gateway;
-use crate::gateway::context::ConnInfo;
+use crate::gateway::context::{ConnInfo, Phase};
 
 /// Fields for which hyper has room without the heap.
 const HYPER_HEADERS: usize = 100;
 /// How long a client may go on sending after a refusal before the socket closes under it.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// The first read of a head takes no more than this: hyper's own buffer begins with as much.
+const FIRST_READ: usize = 8 * 1024;
 
 /// Serves one connection to its end; once it drains, until the request in flight is answered.
 pub(super) async fn serve(gateway: Arc<Gateway>, stream: TcpStream, conn: Arc<ConnInfo>) {
@@ -62,6 +66,18 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
+/// Whether these bytes begin with a request line whose target has a fragment.
+///
+/// `http::Uri` drops a fragment without a word, so nobody behind the parser could refuse it. A line that comes in pieces, or
+/// pipelined behind another request, is not looked at: its fragment is dropped and so never forwarded.
+fn has_fragment(bytes: &[u8]) -> bool {
+    let Some(line) = bytes.trim_ascii_start().split(|byte| *byte == b'\n').next() else { return false };
+    // What follows a pipelined request may be the rest of any line: only a whole request line counts.
+    let mut words = line.trim_ascii_end().split(|byte| *byte == b' ').skip(1);
+    let (target, version) = (words.next(), words.next());
+    target.is_some_and(|target| target.contains(&b'#')) && version.is_some_and(|v| v.starts_with(b"HTTP/1."))
+}
+
 /// The client's socket. Notes progress; closes slowly when asked to.
 struct ClientIo {
     stream: TokioIo<TcpStream>,
@@ -71,8 +87,24 @@ struct ClientIo {
 }
 
 impl Read for ClientIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.conn.phase().0 == Phase::Idle {
+            // Only here are the octets of the request line to be seen. Neither cleared nor large, so it costs next to nothing.
+            let mut scratch = [const { MaybeUninit::uninit() }; FIRST_READ];
+            let length = buf.remaining().min(FIRST_READ);
+            let mut first = hyper::rt::ReadBuf::uninit(&mut scratch[..length]);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, first.unfilled()))?;
+            if has_fragment(first.filled()) {
+                self.conn.found_fragment();
+            }
+            buf.put_slice(first.filled());
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        }
         self.conn.received(&*self.clock);
         Poll::Ready(Ok(()))
     }
@@ -118,6 +150,26 @@ impl Write for ClientIo {
             if buf.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_fragment;
+
+    #[test]
+    fn a_fragment_is_seen_in_the_target_and_nowhere_else() {
+        for (bytes, expected) in [
+            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("\r\nGET /a?b#c HTTP/1.1\r\n", true),
+            ("GET /a HTTP/1.1\r\nX: #\r\n\r\n", false),
+            ("#GET /a HTTP/1.1\r\n", false),
+            ("le: the rest of a field #1\r\n\r\n", false),
+            ("GET /a#b HT", false),
+            ("", false),
+        ] {
+            assert_eq!(has_fragment(bytes.as_bytes()), expected, "{bytes:?}");
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ pub struct Progress {
     bytes: AtomicU64,
     frames: AtomicU64,
     failure: AtomicU8,
+    unread: AtomicBool,
 }
 
 impl Progress {
@@ -48,6 +49,11 @@ impl Progress {
     /// Grows with each frame: a wait that sees it move starts over.
     pub fn frames(&self) -> u64 {
         self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Whether a streamed body has not been read to its end: the client may still be sending.
+    pub fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     /// Why the body ended early, if it did.
@@ -116,6 +122,7 @@ pub struct Streamed {
 impl RequestBody {
     /// Streams `incoming`; at most `limit` bytes, at most `idle` between two of them.
     pub fn stream(incoming: Incoming, limit: Option<u64>, idle: Duration, progress: Arc<Progress>) -> Self {
+        progress.unread.store(true, Ordering::Relaxed);
         Self::Streamed(Streamed { incoming, left: limit.unwrap_or(u64::MAX), idle: IdleTimer::new(idle), progress })
     }
 }
@@ -130,6 +137,14 @@ impl Streamed {
             }
         };
         self.idle.rest();
+        let is_last = match &frame {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if is_last {
+            self.progress.unread.store(false, Ordering::Relaxed);
+        }
         Poll::Ready(match frame {
             None => None,
             Some(Err(_)) => Some(Err(self.fail(BodyError::Broken))),
@@ -195,19 +210,24 @@ pub struct UpstreamBody {
     idle: IdleTimer,
     /// Goes back to the pool at a clean end; dropped, which closes it, at any other.
     lease: Option<Lease>,
+    /// Of the request's body, if it streams one.
+    progress: Option<Arc<Progress>>,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, idle: Duration, lease: Lease) -> Self {
-        let mut body = Self { incoming, idle: IdleTimer::new(idle), lease: Some(lease) };
+    pub(super) fn new(incoming: Incoming, idle: Duration, lease: Lease, progress: Option<Arc<Progress>>) -> Self {
+        let mut body = Self { incoming, idle: IdleTimer::new(idle), lease: Some(lease), progress };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
         body
     }
 
+    /// Not when the upstream has answered without the whole request: it may never read the rest, and nobody waits for it.
     fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
+        if let Some(lease) =
+            self.lease.take().filter(|_| !self.progress.as_ref().is_some_and(|progress| progress.is_unread()))
+        {
             lease.give_back();
         }
     }

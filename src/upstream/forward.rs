@@ -21,6 +21,9 @@ use crate::telemetry::Metrics;
 /// The largest response head accepted from an upstream.
 const MAX_HEAD: usize = 256 * 1024;
 
+/// How long a used connection may take to be ready again.
+const SETTLE: Duration = Duration::from_millis(20);
+
 /// All upstreams, as one worker reaches them.
 pub struct Upstreams {
     targets: Vec<Target>,
@@ -63,7 +66,7 @@ impl Upstreams {
         &self,
         id: UpstreamId,
         request: Request<RequestBody>,
-        progress: Option<&Progress>,
+        progress: Option<&Arc<Progress>>,
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let mut request = request;
@@ -71,13 +74,13 @@ impl Upstreams {
             let (mut lease, reused) = self.connection(id).await?;
             let answer = lease.sender().try_send_request(request);
             match wait_for_head(answer, progress, limits.response).await? {
-                Ok(response) => return accept(response, lease, limits.idle),
+                Ok(response) => return accept(response, lease, limits.idle, progress.cloned()),
                 Err(mut failed) => match failed.take_message() {
                     // A kept-alive connection that closed under us gives the request back unsent; a new one must take it.
                     Some(unsent) if reused => request = unsent,
                     Some(_) => return Err(UpstreamError::Unreachable),
                     None => {
-                        let failure = progress.and_then(Progress::failure);
+                        let failure = progress.and_then(|progress| progress.failure());
                         return Err(failure.map_or(UpstreamError::Malformed, UpstreamError::RequestBody));
                     }
                 },
@@ -89,8 +92,9 @@ impl Upstreams {
     async fn connection(&self, id: UpstreamId) -> Result<(Lease, bool), UpstreamError> {
         let target = &self.targets[id.0];
         while let Some(mut lease) = target.pool.take() {
-            // Ready at once but for the moment in which hyper finishes the exchange before.
-            if lease.sender().is_ready() || lease.sender().ready().await.is_ok() {
+            // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
+            // reads no more of what it was sent would hold up a stranger's request.
+            if lease.sender().is_ready() || matches!(timeout(SETTLE, lease.sender().ready()).await, Ok(Ok(()))) {
                 return Ok((lease, true));
             }
         }
@@ -116,9 +120,9 @@ impl Upstreams {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| UpstreamError::Unreachable)?;
-        // It ends when the sender is dropped or the upstream closes; its errors reach whoever waits for the answer.
-        tokio::spawn(connection);
-        Ok(target.pool.lease(sender))
+        // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
+        let task = tokio::spawn(connection).abort_handle();
+        Ok(target.pool.lease(sender, task))
     }
 
     /// Closes connections that have been idle too long.
@@ -130,11 +134,11 @@ impl Upstreams {
 /// Waits for the head; the clock starts over as long as the request's body still moves.
 async fn wait_for_head<T>(
     answer: impl Future<Output = T>,
-    progress: Option<&Progress>,
+    progress: Option<&Arc<Progress>>,
     limit: Duration,
 ) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
-    let frames = || progress.map_or(0, Progress::frames);
+    let frames = || progress.map_or(0, |progress| progress.frames());
     let mut seen = frames();
     let mut timer = std::pin::pin!(sleep_until(deadline(Instant::now(), limit)));
     loop {
@@ -156,12 +160,13 @@ fn accept(
     response: Response<hyper::body::Incoming>,
     lease: Lease,
     idle: Duration,
+    progress: Option<Arc<Progress>>,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
     // An interim response as the final one: we asked for no upgrade. The connection is not reused.
     if response.status().is_informational() {
         return Err(UpstreamError::Malformed);
     }
-    Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease)))
+    Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)))
 }
 
 impl std::fmt::Debug for Upstreams {

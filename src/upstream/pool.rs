@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::body::RequestBody;
@@ -16,8 +17,20 @@ const MAX_IDLE: usize = 256;
 /// Idle longer than this, a connection is closed: most servers would do it soon after.
 const MAX_AGE: Duration = Duration::from_secs(55);
 
-struct Idle {
+/// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write.
+struct Connection {
     sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Idle {
+    connection: Connection,
     since: Instant,
 }
 
@@ -29,7 +42,7 @@ pub(super) struct Pool {
 
 /// A connection in use. Dropped, it closes; [`Lease::give_back`] keeps it.
 pub(super) struct Lease {
-    sender: SendRequest<RequestBody>,
+    connection: Connection,
     pool: Arc<Pool>,
 }
 
@@ -37,40 +50,40 @@ impl Pool {
     /// The most recently used connection that still looks alive.
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(Idle { sender, .. }) = idle.pop() {
-            if !sender.is_closed() {
-                return Some(Lease { sender, pool: self.clone() });
+        while let Some(Idle { connection, .. }) = idle.pop() {
+            if !connection.sender.is_closed() {
+                return Some(Lease { connection, pool: self.clone() });
             }
         }
         None
     }
 
-    /// A lease of a new connection.
-    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>) -> Lease {
-        Lease { sender, pool: self.clone() }
+    /// A lease of a new connection, driven by `task`.
+    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>, task: AbortHandle) -> Lease {
+        Lease { connection: Connection { sender, task }, pool: self.clone() }
     }
 
     /// Closes what has been idle too long. Called every few seconds, never on a request.
     pub(super) fn prune(&self) {
         let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|connection| !connection.sender.is_closed() && now.duration_since(connection.since) < MAX_AGE);
+        idle.retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < MAX_AGE);
     }
 }
 
 impl Lease {
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
-        &mut self.sender
+        &mut self.connection.sender
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.
     pub(super) fn give_back(self) {
-        if self.sender.is_closed() {
+        if self.connection.sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+            idle.push(Idle { connection: self.connection, since: Instant::now() });
         }
     }
 }

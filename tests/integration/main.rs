@@ -1,0 +1,25 @@
+//! The product from outside: real gateway processes on loopback, real sockets, one SQLite file.
+//!
+//! One binary, a module a concern; names of tests are sentences. [`support`] starts and stops everything and knows no
+//! rule of the product; what must hold is said in the tests alone. Nothing sleeps where an event can be awaited.
+
+// The bans are for the product, which asks its `Clock` and never panics: a test measures what a client would measure, and
+// its helpers fail by panicking.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod boundary;
+mod check_cli;
+mod decision;
+mod forwarding;
+mod headers;
+mod layers;
+mod lifecycle;
+mod management;
+mod operating;
+mod paths;
+mod quota;
+mod random;
+mod resources;
+mod store_full;
+mod support;
+mod usage;

@@ -1,0 +1,26 @@
+//! The harness: a [`Stand`] is a configuration, a store, a backend and the gateways in front of it.
+//!
+//! ```text
+//! let stand = Stand::new().route("GET /echo/{*rest}", "scope: models:read").start();
+//! let key = stand.key().scope("models:read").create();
+//! stand.get("/echo/x").bearer(&key).send().expect_status(200);
+//! ```
+//!
+//! Everything listens on free loopback ports and is killed when it is dropped; what a process wrote is shown when the test
+//! that owns it fails.
+
+mod backend;
+mod clock;
+mod http;
+mod key;
+mod process;
+mod request;
+mod stand;
+
+pub(crate) use backend::{Scripted, Wire};
+pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
+pub(crate) use http::{Connection, Response};
+pub(crate) use key::Key;
+pub(crate) use process::Process;
+pub(crate) use request::Request;
+pub(crate) use stand::{Gateway, Stand, cli};

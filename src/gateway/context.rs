@@ -119,6 +119,11 @@ impl ConnInfo {
         }
     }
 
+    /// Whether a request to this very host was forwarded on this connection before.
+    pub fn knows_host(&self, host: &HeaderValue) -> bool {
+        self.forwarded.get().is_some_and(|(known, _)| known == host)
+    }
+
     /// Asks the connection to end after the request in flight.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);

@@ -8,18 +8,19 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Request, Uri, Version};
 
+use super::context::ConnInfo;
 use crate::config::model::Limits;
 use crate::policy::path::RequestPath;
 use crate::policy::rejection::Rejection;
 use crate::policy::route::Route;
 use crate::upstream::RequestBody;
 
-/// Well-formed, within the limits of a head; returns the decoded path. `fragment`: the target had one before it was parsed.
-pub(super) fn check<'a>(head: &'a Parts, fragment: bool, limits: &Limits) -> Result<RequestPath<'a>, Rejection> {
-    if fragment {
+/// Well-formed, within the limits of a head; returns the decoded path.
+pub(super) fn check<'a>(head: &'a Parts, conn: &ConnInfo, limits: &Limits) -> Result<RequestPath<'a>, Rejection> {
+    if conn.take_fragment() {
         return Err(Rejection::bad_request("Fragment in request target"));
     }
-    check_host(head)?;
+    check_host(head, conn)?;
     let path = RequestPath::parse(head.uri.path())?;
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > limits.uri_bytes {
@@ -34,7 +35,7 @@ pub(super) fn check<'a>(head: &'a Parts, fragment: bool, limits: &Limits) -> Res
 }
 
 /// Exactly one well-formed Host in HTTP/1.1, at most one in 1.0, and the same as in an absolute target.
-fn check_host(head: &Parts) -> Result<(), Rejection> {
+fn check_host(head: &Parts, conn: &ConnInfo) -> Result<(), Rejection> {
     let mut fields = head.headers.get_all(HOST).iter();
     let host = match (fields.next(), fields.next()) {
         (Some(host), None) => host,
@@ -42,10 +43,8 @@ fn check_host(head: &Parts) -> Result<(), Rejection> {
         (None, _) => return Err(Rejection::bad_request("Host missing")),
         (Some(_), Some(_)) => return Err(Rejection::bad_request("More than one Host")),
     };
-    let valid = Authority::try_from(host.as_bytes()).is_ok_and(|authority| {
-        !authority.host().is_empty() && !authority.as_str().contains('@') && has_valid_port(&authority)
-    });
-    if !valid {
+    // The Host of a forwarded request on this connection was looked at then.
+    if !conn.knows_host(host) && !is_valid_host(host) {
         return Err(Rejection::bad_request("Malformed Host"));
     }
     match head.uri.authority() {
@@ -54,6 +53,12 @@ fn check_host(head: &Parts) -> Result<(), Rejection> {
         }
         _ => Ok(()),
     }
+}
+
+fn is_valid_host(host: &HeaderValue) -> bool {
+    Authority::try_from(host.as_bytes()).is_ok_and(|authority| {
+        !authority.host().is_empty() && !authority.as_str().contains('@') && has_valid_port(&authority)
+    })
 }
 
 fn has_valid_port(authority: &Authority) -> bool {

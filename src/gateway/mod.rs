@@ -122,7 +122,7 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &self.shared.config;
-        let path = head::check(&inbound.head, conn.take_fragment(), &config.limits)?;
+        let path = head::check(&inbound.head, conn, &config.limits)?;
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {

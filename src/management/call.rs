@@ -3,6 +3,7 @@
 //! The key calls live at two addresses: `management.base_path`, and where the published client looks for them. Pure: nothing
 //! here knows who calls; parameters are validated by the operation itself, after the caller's right to see the key was.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::Method;
@@ -79,11 +80,11 @@ impl Call {
         path: &RequestPath<'_>,
         query: Option<&str>,
     ) -> Option<Result<Self, Rejection>> {
-        let segments: Vec<&str> = path.segments().iter().map(AsRef::as_ref).collect();
         let addresses = [(base_path, Address::BasePath), (CLIENT_MANAGEMENT_PATH, Address::Published)];
         let (root, address, rest) =
-            addresses.iter().find_map(|&(root, address)| Some((root, address, below(root, &segments)?)))?;
-        let Some((place, template)) = Place::of(rest) else { return Some(Err(Rejection::RouteNotFound)) };
+            addresses.iter().find_map(|&(root, address)| Some((root, address, below(root, path.segments())?)))?;
+        let rest: Vec<&str> = rest.iter().map(AsRef::as_ref).collect();
+        let Some((place, template)) = Place::of(&rest) else { return Some(Err(Rejection::RouteNotFound)) };
         let Some(operation) = place.operation(method) else {
             return Some(Err(Rejection::MethodNotAllowed(place.allow().to_owned())));
         };
@@ -176,11 +177,11 @@ impl Query {
 }
 
 /// The segments below `root`, if the path is `root` or below it.
-fn below<'a, 'b>(root: &str, segments: &'a [&'b str]) -> Option<&'a [&'b str]> {
+fn below<'a, 'b>(root: &str, segments: &'a [Cow<'b, str>]) -> Option<&'a [Cow<'b, str>]> {
     let mut rest = segments;
     for wanted in root.trim_start_matches('/').split('/') {
         let (first, others) = rest.split_first()?;
-        if *first != wanted {
+        if first != wanted {
             return None;
         }
         rest = others;

@@ -3,9 +3,6 @@
 //! Order matters: strip first, set after, so that no client can forge, double or (by naming it in `Connection`) delete a
 //! field that the gateway sets. Works on `http` types; knows no connection and no clock.
 
-use std::fmt::Arguments;
-use std::io::Write;
-
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
@@ -92,7 +89,11 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
 
 /// Removes hop-by-hop fields and those that `Connection` names. Framing and `Host` are never removed by name.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+    // The usual values name nothing beyond what goes anyway.
+    let usual = |value: &HeaderValue| {
+        value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
+    };
+    if !headers.get_all(CONNECTION).iter().all(usual) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -207,23 +208,42 @@ pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Optio
 pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
     set_shown_window(headers, &quota.shown());
     let (minute, day) = (&quota.minute, &quota.day);
-    let policy = format_args!("\"minute\";q={};w=60, \"day\";q={};w=86400", minute.limit, day.limit);
-    insert_text(headers, RATELIMIT_POLICY, policy);
-    let (m, d) = ((minute.remaining, minute.seconds_left), (day.remaining, day.seconds_left));
-    insert_text(headers, RATELIMIT, format_args!("\"minute\";r={};t={}, \"day\";r={};t={}", m.0, m.1, d.0, d.1));
+    let policy = Text::new().str("\"minute\";q=").number(minute.limit).str(";w=60, \"day\";q=").number(day.limit);
+    headers.insert(RATELIMIT_POLICY, policy.str(";w=86400").into_value());
+    let state = Text::new().str("\"minute\";r=").number(minute.remaining).str(";t=").number(minute.seconds_left);
+    let state = state.str(", \"day\";r=").number(day.remaining).str(";t=").number(day.seconds_left);
+    headers.insert(RATELIMIT, state.into_value());
     if quota.violated.minute || quota.violated.day {
         headers.insert(RETRY_AFTER, HeaderValue::from(quota.retry_after()));
     }
 }
 
-/// Sets a field from text that is short and visible ASCII by construction. Written on the stack first: a `String` would cost
-/// an allocation more.
-fn insert_text(headers: &mut HeaderMap, name: HeaderName, text: Arguments<'_>) {
-    let mut room = [0; 128];
-    let mut rest = &mut room[..];
-    let left = rest.write_fmt(text).map(|()| rest.len());
-    if let Some(value) = left.ok().and_then(|left| HeaderValue::from_bytes(&room[..room.len() - left]).ok()) {
-        headers.insert(name, value);
+/// A short field value, put together on the stack: on every answer, so neither a `String` nor the machinery of `format!`.
+struct Text {
+    room: [u8; 128],
+    length: usize,
+}
+
+impl Text {
+    const fn new() -> Self {
+        Self { room: [0; 128], length: 0 }
+    }
+
+    /// Appends visible ASCII; what does not fit is left out, and the longest value here has 90 characters.
+    fn str(mut self, text: &str) -> Self {
+        if let Some(room) = self.room.get_mut(self.length..self.length + text.len()) {
+            room.copy_from_slice(text.as_bytes());
+            self.length += text.len();
+        }
+        self
+    }
+
+    fn number(self, number: impl itoa::Integer) -> Self {
+        self.str(itoa::Buffer::new().format(number))
+    }
+
+    fn into_value(self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.room[..self.length]).unwrap_or(HeaderValue::from_static(""))
     }
 }
 

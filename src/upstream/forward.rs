@@ -69,22 +69,19 @@ impl Upstreams {
         progress: Option<&Arc<Progress>>,
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let mut request = request;
-        loop {
-            let (mut lease, reused) = self.connection(id).await?;
-            let answer = lease.sender().try_send_request(request);
-            match wait_for_head(answer, progress, limits.response).await? {
-                Ok(response) => return accept(response, lease, limits.idle, progress.cloned()),
-                Err(mut failed) => match failed.take_message() {
-                    // A kept-alive connection that closed under us gives the request back unsent; a new one must take it.
-                    Some(unsent) if reused => request = unsent,
-                    Some(_) => return Err(UpstreamError::Unreachable),
-                    None => {
-                        let failure = progress.and_then(|progress| progress.failure());
-                        return Err(failure.map_or(UpstreamError::Malformed, UpstreamError::RequestBody));
-                    }
-                },
-            }
+        let (mut lease, reused) = self.connection(id).await?;
+        let answer = lease.sender().try_send_request(request);
+        match wait_for_head(answer, progress, limits.response).await? {
+            Ok(response) => accept(response, lease, limits.idle, progress.cloned()),
+            Err(mut failed) => match failed.take_message() {
+                // A kept-alive connection that closed under us gives the request back unsent; another one must take it.
+                Some(unsent) if reused => Box::pin(self.forward(id, unsent, progress, limits)).await,
+                Some(_) => Err(UpstreamError::Unreachable),
+                None => {
+                    let failure = progress.and_then(|progress| progress.failure());
+                    Err(failure.map_or(UpstreamError::Malformed, UpstreamError::RequestBody))
+                }
+            },
         }
     }
 

@@ -42,6 +42,7 @@ pub struct ConnInfo {
     draining: AtomicBool,
     waker: OnceLock<Waker>,
     fragment: AtomicBool,
+    used: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
@@ -77,6 +78,7 @@ impl ConnInfo {
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
             fragment: AtomicBool::new(false),
+            used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
         }
@@ -101,7 +103,13 @@ impl ConnInfo {
     pub fn received(&self, clock: &dyn Clock) {
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             self.enter(Phase::Head, clock.mono());
+            self.used.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether anything ever came on it.
+    pub fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// `Forwarded` for a request to this host.

@@ -22,6 +22,8 @@ use crate::policy::instant::Mono;
 
 /// How often a worker looks for connections that have waited too long.
 const SWEEP: Duration = Duration::from_millis(500);
+/// How long a connection that was accepted just before a drain may take to send its first request.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// Rest after an accept that failed for want of descriptors: trying at once would only burn the core.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -114,13 +116,23 @@ impl Worker {
                 _ = draining.wait_for(|draining| *draining) => break,
             }
         }
-        // What the kernel queued for this socket would be reset by closing it.
-        while let Ok(Ok((stream, peer))) = timeout(Duration::ZERO, listener.accept()).await {
-            self.accept(stream, peer, &mut next_id, &alive);
+        // What the kernel queued for this socket would be reset by closing it. Asked of the kernel itself: tokio only knows what
+        // its last turn of the event loop told it.
+        let queue = listener.into_std()?;
+        while let Ok((stream, peer)) = queue.accept() {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                self.accept(stream, peer, &mut next_id, &alive);
+            }
         }
-        drop((listener, alive));
-        let open: Vec<Arc<ConnInfo>> = self.open().values().map(|(conn, _)| conn.clone()).collect();
-        open.iter().for_each(|conn| conn.drain());
+        drop((queue, alive));
+        let open = self.open().values().map(|(conn, _)| conn.clone()).collect::<Vec<_>>();
+        let (used, fresh): (Vec<_>, Vec<_>) = open.into_iter().partition(|conn| conn.was_used());
+        used.iter().for_each(|conn| conn.drain());
+        // Told to end, hyper closes at once a connection on which nothing came yet; the first request is under way on most.
+        if !fresh.is_empty() {
+            sleep(FIRST_REQUEST).await;
+            fresh.iter().for_each(|conn| conn.drain());
+        }
         let limit = self.gateway.shared().config.drain.timeout;
         if timeout(limit, all_gone.recv()).await.is_err() {
             tracing::warn!(open = self.open().len(), "drain.timeout is over; closing what is left");

@@ -537,6 +537,35 @@ fn a_client_that_is_still_sending_sees_an_answer_that_came_late() {
 }
 
 #[test]
+fn a_backend_that_answers_and_reads_no_more_holds_up_nobody_else() {
+    let upstream = Scripted::start(|wire| {
+        while let Some(head) = wire.head() {
+            wire.send(HELLO);
+            if head.starts_with("POST ") {
+                // Answered in full, the connection open, and not one more octet read.
+                wire.wait_without_reading(Duration::from_secs(10));
+            }
+        }
+    });
+    let (stand, key) = before(&upstream);
+    // More than the sockets between them hold.
+    for bytes in [20_000_000, 30_000_000] {
+        let mut uploading = stand.connect();
+        let upload = stand.post("/echo/x").bearer(&key).body(vec![b'x'; bytes]).bytes();
+        let sending = std::thread::spawn(move || {
+            let _ = uploading.try_send(&upload);
+            uploading.response("POST").status()
+        });
+        assert_eq!(sending.join().unwrap(), 200, "{bytes} bytes");
+        let start = Instant::now();
+        for _ in 0..4 {
+            stand.get("/echo/x").bearer(&key).send().expect_status(200);
+        }
+        assert!(start.elapsed() < Duration::from_secs(2), "{bytes} bytes: {:?}", start.elapsed());
+    }
+}
+
+#[test]
 fn a_chunked_body_that_grows_too_large_is_413() {
     let stand = Stand::new().section("limits: { body_bytes: 1KiB }").start();
     let key = stand.key().create();

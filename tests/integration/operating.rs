@@ -1,7 +1,9 @@
 //! Starting, watching and stopping a gateway; and what it never gives away.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -74,6 +76,47 @@ fn sigterm_finishes_what_is_in_flight_and_ends_with_0() {
     let Stand { gateway, .. } = stand;
     let ended = { gateway.process }.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
+fn a_stop_under_load_closes_no_connection_that_it_accepted_without_an_answer() {
+    let stand = Stand::new().start();
+    let key = stand.key().create();
+    let served = AtomicUsize::new(0);
+    let unanswered = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let bytes = stand.get("/echo/x").bearer(&key).bytes();
+                    loop {
+                        // Refused: nobody listens any more.
+                        let Ok(mut connection) = Connection::try_open(stand.gateway.public) else { return 0 };
+                        let answer = connection.try_send(&bytes).and_then(|()| connection.try_response("GET"));
+                        match answer {
+                            Ok(response) => {
+                                response.expect_status(200);
+                                served.fetch_add(1, Ordering::Relaxed);
+                            }
+                            // In the instant between its last accept and its close the kernel resets what came to the
+                            // listener; no process can help that, `drain.delay` is for it.
+                            Err(error) if error.kind() == ErrorKind::ConnectionReset => return 0,
+                            Err(error) => {
+                                println!("{error}");
+                                return 1;
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        eventually("requests flow", SOON, || served.load(Ordering::Relaxed) > 100);
+        stand.gateway.process.terminate();
+        clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>()
+    });
+    println!("{} served, {unanswered} accepted and not answered", served.load(Ordering::Relaxed));
+    assert_eq!(unanswered, 0);
+    let Stand { gateway, .. } = stand;
+    assert_eq!({ gateway.process }.wait().code, Some(0));
 }
 
 #[test]

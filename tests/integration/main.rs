@@ -10,6 +10,7 @@
 mod boundary;
 mod check_cli;
 mod decision;
+mod faults;
 mod forwarding;
 mod headers;
 mod layers;
@@ -20,6 +21,7 @@ mod paths;
 mod quota;
 mod random;
 mod resources;
+mod secrets;
 mod store_full;
 mod support;
 mod usage;

@@ -41,6 +41,8 @@ pub(crate) struct Stand {
     store: PathBuf,
     accounts: AtomicUsize,
     gateways: AtomicUsize,
+    /// Where the store is.
+    _memory: TempDir,
     /// Kept running, when the stand has its own.
     _sample: Option<Sample>,
 }
@@ -86,7 +88,8 @@ impl Layout {
 
     pub(crate) fn start(self) -> Stand {
         let folder = tempfile::tempdir().unwrap();
-        let store = self.store.unwrap_or_else(|| folder.path().join("store").join("gateway.db"));
+        let memory = in_memory();
+        let store = self.store.unwrap_or_else(|| memory.path().join("store").join("gateway.db"));
         let (upstreams, sample) = match self.upstream {
             Some(url) => (format!("main: {{ endpoints: [\"{url}\"] }}"), None),
             None => {
@@ -117,7 +120,7 @@ store: {{ url: \"sqlite:{}\" }}
         std::fs::write(&config, text).unwrap();
         let gateway = Gateway::start("gateway-1", folder.path(), &config);
         let (accounts, gateways) = (AtomicUsize::new(1), AtomicUsize::new(2));
-        Stand { gateway, folder, config, store, accounts, gateways, _sample: sample }
+        Stand { gateway, folder, config, store, accounts, gateways, _memory: memory, _sample: sample }
     }
 }
 
@@ -169,6 +172,11 @@ impl Gateway {
         }
         found
     }
+}
+
+/// A folder in memory where the system has one: tests measure the gateway, not a disk that others keep busy.
+fn in_memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 impl Stand {

@@ -36,6 +36,8 @@ const LIVE: Duration = Duration::from_secs(2);
 const MAINTENANCE: Duration = Duration::from_secs(5);
 /// How often old usage is forgotten.
 const SWEEP: Duration = Duration::from_secs(3600);
+/// What SIGTERM leaves whoever reads the request log.
+const LAST_LINES: Duration = Duration::from_secs(2);
 /// What SIGTERM leaves the store for the last usage and leases.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -114,6 +116,11 @@ impl App {
         Ok(Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, public, admin_address })
     }
 
+    /// What it was started with.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
     /// Drains and stops: not ready, no new connections, requests in flight finished, leases and usage in the store.
     pub fn stop(self) {
         let Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, .. } = self;
@@ -138,7 +145,9 @@ impl App {
             }
         });
         tasks.iter().for_each(JoinHandle::abort);
-        shared.log.flush();
+        if !shared.log.flush(LAST_LINES) {
+            tracing::error!("nobody reads the request log on stdout; its last lines are lost");
+        }
         drop(log_thread);
         control.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("stopped");

@@ -3,7 +3,7 @@
 //! * A known key is served from memory for `cache.ttl`, an unknown one for `cache.negative_ttl`.
 //! * A change of a key or its account removes it at once. A load that **began** before a change never enters the cache:
 //!   it is repeated ([`Authenticator::load`]), and requests that come after the change never join it.
-//! * While the change feed is lost, a cached key is asked for again every `cache.recheck_without_push`; while the store itself
+//! * While the change feed is lost or silent, a cached key is asked for again, at most every `cache.recheck_without_push`; while the store itself
 //!   cannot be asked, keys already known are served for `store.outage.serve_cached_keys_for`, others are a 503.
 //!
 //! Decides nothing about a key: that is [`crate::policy::access::Authenticated::check`].
@@ -30,6 +30,8 @@ use crate::telemetry::Metrics;
 
 /// How long a request waits for a slow store (contract 4).
 const PATIENCE: Duration = Duration::from_millis(250);
+/// A feed that has said nothing for this long is not believed to be followed (it speaks every 100 ms).
+const FEED_SILENCE: Duration = Duration::from_millis(250);
 /// Loads that a change may overtake before the result is used for this request alone, uncached.
 const ATTEMPTS: usize = 3;
 
@@ -79,6 +81,8 @@ pub struct Authenticator {
     cache: Cache<KeyHash, Cached, FxBuildHasher>,
     index: Mutex<Index>,
     feed_up: AtomicBool,
+    /// When the change feed last said anything, if only that nothing happened.
+    feed_heard: AtomicU64,
     /// When the store last answered anything.
     last_contact: AtomicU64,
 }
@@ -120,7 +124,7 @@ impl Authenticator {
         let cache = Cache::builder().max_capacity(config.cache.capacity).expire_after(lifetimes);
         // BLAKE3 has made the keys uniform already: a slower hash would defend against nothing.
         let cache = cache.build_with_hasher(FxBuildHasher);
-        let last_contact = AtomicU64::new(clock.mono().0);
+        let start = clock.mono().0;
         Self {
             store,
             config,
@@ -129,7 +133,8 @@ impl Authenticator {
             cache,
             index: Mutex::default(),
             feed_up: AtomicBool::new(true),
-            last_contact,
+            feed_heard: AtomicU64::new(start),
+            last_contact: AtomicU64::new(start),
         }
     }
 
@@ -159,9 +164,19 @@ impl Authenticator {
 
     fn is_fresh(&self, known: &Known, now: Mono) -> bool {
         let age = now.since(Mono(known.verified.load(Ordering::Relaxed)));
-        let trusted = age < self.config.cache.ttl
-            && (self.feed_up.load(Ordering::Acquire) || age < self.config.cache.recheck_without_push);
+        // Unheard changes can concern whatever was verified before the feed fell silent: that is asked for again at once.
+        let heard = Mono(self.feed_heard.load(Ordering::Acquire));
+        let rechecked =
+            known.verified.load(Ordering::Relaxed) > heard.0 && age < self.config.cache.recheck_without_push;
+        let trusted = age < self.config.cache.ttl && (self.hears_changes(now) || rechecked);
         trusted || (now.0 < known.next_check.load(Ordering::Relaxed) && self.may_serve_without_store(now))
+    }
+
+    /// Whether changes of other processes arrive. A process that was stopped for a while finds, when it wakes, that it has not
+    /// heard anything for as long.
+    fn hears_changes(&self, now: Mono) -> bool {
+        let silence = now.since(Mono(self.feed_heard.load(Ordering::Acquire)));
+        self.feed_up.load(Ordering::Acquire) && silence < FEED_SILENCE
     }
 
     fn may_serve_without_store(&self, now: Mono) -> bool {
@@ -171,7 +186,7 @@ impl Authenticator {
 
     /// A key in hand is not held up longer than a store that is gone takes to be recognised.
     fn recheck_patience(&self) -> Duration {
-        if self.feed_up.load(Ordering::Acquire) { PATIENCE } else { self.config.store.timeout.min(PATIENCE) }
+        if self.hears_changes(self.clock.mono()) { PATIENCE } else { self.config.store.timeout.min(PATIENCE) }
     }
 
     /// One load for all requests that ask for the same key at the same time.
@@ -248,8 +263,10 @@ impl Authenticator {
 
     /// Applies what the change feed says. When this returns, no later request is served from older state.
     pub fn apply(&self, item: &FeedItem) {
-        self.contact(self.clock.mono());
+        let now = self.clock.mono();
+        self.contact(now);
         match item {
+            FeedItem::Changes(_, changes) if changes.is_empty() => self.feed_heard.store(now.0, Ordering::Release),
             FeedItem::Changes(_, changes) => {
                 let mut index = self.index();
                 index.epoch += 1;
@@ -261,6 +278,7 @@ impl Authenticator {
                         Change::Recall(..) => {}
                     }
                 }
+                self.feed_heard.store(now.0, Ordering::Release);
             }
             FeedItem::Lost => self.feed_up.store(false, Ordering::Release),
             FeedItem::Restored(_) => {
@@ -268,6 +286,7 @@ impl Authenticator {
                 index.epoch += 1;
                 index.hashes.clear();
                 self.cache.invalidate_all();
+                self.feed_heard.store(now.0, Ordering::Release);
                 self.feed_up.store(true, Ordering::Release);
             }
         }
@@ -305,3 +324,7 @@ impl std::fmt::Debug for Authenticator {
         f.debug_struct("Authenticator").field("cached", &self.cache.entry_count()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "auth_tests.rs"]
+mod tests;

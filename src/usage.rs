@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 
 use crate::policy::access::{KeyProfile, Values};
-use crate::policy::credential::KeyHash;
+use crate::policy::credential::{KeyHash, looks_like_key};
 use crate::policy::key::{Day, KeyId, ResourceId, Timestamp};
 use crate::policy::resource::Kind;
 use crate::policy::route::Route;
@@ -204,14 +204,15 @@ impl Pending {
         tally.last = tally.last.max(hit.at);
     }
 
-    /// Only what could be an id: a value that a client made up must not become a row of the store.
+    /// Only what could be an id: a value that a client made up must not become a row of the store, a key least of all, and a key
+    /// is a well-formed id.
     fn add_resources(&mut self, hit: &Hit<'_>, values: &Values) {
         for kind in Kind::ALL {
             let Some(id) = values.of(kind) else { continue };
             let named = self.resources.entry((hit.key.record.id.clone(), hit.at.day(), kind)).or_default();
             if let Some(count) = named.get_mut(id) {
                 *count += 1;
-            } else if ResourceId::parse(id).is_ok() {
+            } else if ResourceId::parse(id).is_ok() && !looks_like_key(id.as_bytes()) {
                 let full = self.distinct_resources >= MAX_RESOURCES;
                 *named.entry(if full { OTHER.into() } else { id.into() }).or_default() += 1;
                 self.distinct_resources += 1;

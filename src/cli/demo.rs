@@ -1,5 +1,6 @@
 //! `demo`: everything on one machine, with a first key, so that the first request is one paste away.
 
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 
 use super::run::Signals;
@@ -12,6 +13,7 @@ use crate::management::keys::{Caller, Deleted, Keys};
 use crate::policy::credential::Secret;
 use crate::policy::key::AccountId;
 use crate::policy::scope::Scope;
+use crate::store::Store;
 
 /// Who the first key belongs to.
 const ACCOUNT: &str = "demo";
@@ -22,20 +24,21 @@ const SCOPES: [&str; 6] = ["models:*", "datasets:*", "workflows:*", "graphs:*", 
 pub(super) fn run(mut config: Config) -> Result<(), CliError> {
     let signals = Signals::install().map_err(failed)?;
     config.log = LogFormat::Text;
-    let first_key = first_key(&config)?;
     let backend = start_backend(&config)?;
-    let app = App::start(config).map_err(failed)?;
-    introduce(&app, backend, first_key.as_ref());
+    let (store, app) = (open(&config)?, App::start(config).map_err(failed)?);
+    // Only now that everything runs: a secret is shown once, and must not be made by a start that fails.
+    let first_key = first_key(&*store, app.config())?;
+    // Somebody who closed our stdout does not want to read; the gateway serves on.
+    let _ = introduce(&mut io::stdout().lock(), &app, backend, first_key.as_ref());
     signals.wait();
-    println!("\nstopping");
     app.stop();
     Ok(())
 }
 
 /// A key for the demo account, if the store has no key at all.
-fn first_key(config: &Config) -> Result<Option<Secret>, CliError> {
-    let (store, clock) = (open(config)?, SystemClock::shared());
-    let keys = Keys { store: &*store, config, clock: &*clock };
+fn first_key(store: &dyn Store, config: &Config) -> Result<Option<Secret>, CliError> {
+    let clock = SystemClock::shared();
+    let keys = Keys { store, config, clock: &*clock };
     let new = NewKey {
         name: "demo".to_owned(),
         scopes: Some(SCOPES.iter().filter_map(|scope| Scope::parse(scope).ok()).collect()),
@@ -80,28 +83,29 @@ fn start_backend(config: &Config) -> Result<SocketAddr, CliError> {
     Ok(address)
 }
 
-fn introduce(app: &App, backend: SocketAddr, first_key: Option<&Secret>) {
+fn introduce(out: &mut impl Write, app: &App, backend: SocketAddr, first_key: Option<&Secret>) -> io::Result<()> {
     let public = app.public;
-    println!("SeeMe gateway   http://{public}");
-    println!("sample backend  http://{backend}");
-    println!("health, metrics http://{}/readyz /metrics", app.admin_address);
+    writeln!(out, "SeeMe gateway   http://{public}")?;
+    writeln!(out, "sample backend  http://{backend}")?;
+    writeln!(out, "health, metrics http://{}/readyz /metrics", app.admin_address)?;
     let Some(secret) = first_key else {
-        println!("\nThe store has keys already; their secrets are shown once only. For another one:");
-        println!(
+        writeln!(out, "\nThe store has keys already; their secrets are shown once only. For another one:")?;
+        writeln!(
+            out,
             "  seeme-gateway keys create --name mine --account {ACCOUNT} --scope models:read --scope models:predict\n"
-        );
-        return;
+        )?;
+        return Ok(());
     };
     let key = secret.reveal();
-    println!("\nA first key, shown this once:\n  {key}\n");
-    println!("Try it:\n  curl -i http://{public}/api/v1/models -H 'Authorization: Bearer {key}'\n");
-    println!(".env for the Python client:");
-    println!("  SEEME_USERNAME={ACCOUNT}\n  SEEME_API_KEY={key}\n  SEEME_BACKEND=http://{public}/api/v1\n");
-    println!("Python (pip install seeme):");
-    println!("  import os");
-    println!("  from seeme import Client");
-    println!("  client = Client(username=os.environ[\"SEEME_USERNAME\"], apikey=os.environ[\"SEEME_API_KEY\"],");
-    println!("                  backend=os.environ[\"SEEME_BACKEND\"])");
-    println!("  print([model.name for model in client.get_models()])\n");
-    println!("Requests (Ctrl-C stops):");
+    writeln!(out, "\nA first key, shown this once:\n  {key}\n")?;
+    writeln!(out, "Try it:\n  curl -i http://{public}/api/v1/models -H 'Authorization: Bearer {key}'\n")?;
+    writeln!(out, ".env for the Python client:")?;
+    writeln!(out, "  SEEME_USERNAME={ACCOUNT}\n  SEEME_API_KEY={key}\n  SEEME_BACKEND=http://{public}/api/v1\n")?;
+    writeln!(out, "Python (pip install seeme):")?;
+    writeln!(out, "  import os")?;
+    writeln!(out, "  from seeme import Client")?;
+    writeln!(out, "  client = Client(username=os.environ[\"SEEME_USERNAME\"], apikey=os.environ[\"SEEME_API_KEY\"],")?;
+    writeln!(out, "                  backend=os.environ[\"SEEME_BACKEND\"])")?;
+    writeln!(out, "  print([model.name for model in client.get_models()])\n")?;
+    writeln!(out, "Requests (Ctrl-C stops):")
 }

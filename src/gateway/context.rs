@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Method};
@@ -46,6 +47,8 @@ pub struct ConnInfo {
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
+    /// Since when the client has taken nothing of what waits for it; 0: it takes.
+    stalled: AtomicU64,
 }
 
 /// What a connection is doing, for its timeouts.
@@ -81,6 +84,7 @@ impl ConnInfo {
             used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
+            stalled: AtomicU64::new(0),
         }
     }
 
@@ -92,6 +96,24 @@ impl ConnInfo {
             _ => Phase::Busy,
         };
         (phase, Mono(self.since.load(Ordering::Relaxed)))
+    }
+
+    /// An attempt to write: the socket took something, or had no room.
+    pub fn wrote(&self, something: bool, clock: &dyn Clock) {
+        let stalled = self.stalled.load(Ordering::Relaxed) != 0;
+        if something && stalled {
+            self.stalled.store(0, Ordering::Relaxed);
+        } else if !something && !stalled {
+            self.stalled.store(clock.mono().0.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// For how long the client has taken nothing of what waits for it.
+    pub fn stalled_for(&self, now: Mono) -> Duration {
+        match self.stalled.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => now.since(Mono(since)),
+        }
     }
 
     fn enter(&self, phase: Phase, now: Mono) {
@@ -205,6 +227,8 @@ pub struct RequestRecord {
     pub status: u16,
     /// The answer reached its end.
     pub complete: bool,
+    /// The client left before it had sent its request.
+    pub client_gone: bool,
     /// Progress of the request body, if there is one.
     pub progress: Option<Arc<Progress>>,
     held: u64,
@@ -241,6 +265,7 @@ impl RequestRecord {
             code: None,
             status: 499,
             complete: false,
+            client_gone: false,
             progress: None,
             held: 0,
             bytes_out: 0,
@@ -271,6 +296,10 @@ impl RequestRecord {
         self.progress.as_ref().is_some_and(|progress| progress.is_unread())
     }
 
+    fn was_answered(&self) -> bool {
+        self.complete && !self.client_gone
+    }
+
     /// A HEAD request: its answer has no body to wait for.
     pub fn is_head(&self) -> bool {
         self.method == Method::HEAD
@@ -290,7 +319,7 @@ impl RequestRecord {
             method: self.method.clone(),
             route: self.endpoint.clone(),
             path: std::mem::take(&mut self.path),
-            status: if self.complete { self.status } else { 499 },
+            status: if self.was_answered() { self.status } else { 499 },
             code: self.code,
             duration_ms: duration * 1000.0,
             upstream_ms: self.upstream_ms,
@@ -306,7 +335,7 @@ impl RequestRecord {
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         let shared = self.shared.clone();
-        let class = if self.complete { StatusClass::of(self.status) } else { StatusClass::ClientGone };
+        let class = if self.was_answered() { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
         self.conn.enter(Phase::Idle, now);
         if self.is_unread() {

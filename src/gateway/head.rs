@@ -3,9 +3,9 @@
 //! hyper has parsed the head; this adds what a proxy must insist on and hyper leaves to it (RFC 9110 section 7.2,
 //! RFC 9112 section 3.2). Pure but for its types.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, Uri, Version};
 
 use super::context::ConnInfo;
@@ -21,6 +21,7 @@ pub(super) fn check<'a>(head: &'a Parts, conn: &ConnInfo, limits: &Limits) -> Re
         return Err(Rejection::bad_request("Fragment in request target"));
     }
     check_host(head, conn)?;
+    check_framing(head)?;
     let path = RequestPath::parse(head.uri.path())?;
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > limits.uri_bytes {
@@ -32,6 +33,21 @@ pub(super) fn check<'a>(head: &'a Parts, conn: &ConnInfo, limits: &Limits) -> Re
         return Err(Rejection::HeadersTooLarge);
     }
     Ok(path)
+}
+
+/// One length at most, and `chunked` as the only coding: hyper reads the rest of what clients write here in its own way, and
+/// what it reads is not what it passes on (RFC 9112 section 6).
+fn check_framing(head: &Parts) -> Result<(), Rejection> {
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    if lengths.next().is_some_and(|length| length.as_bytes().contains(&b',')) || lengths.next().is_some() {
+        return Err(Rejection::bad_request("More than one Content-Length"));
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Rejection::bad_request("Transfer-Encoding other than chunked")),
+    }
 }
 
 /// Exactly one well-formed Host in HTTP/1.1, at most one in 1.0, and the same as in an absolute target.
@@ -46,6 +62,9 @@ fn check_host(head: &Parts, conn: &ConnInfo) -> Result<(), Rejection> {
     // The Host of a forwarded request on this connection was looked at then.
     if !conn.knows_host(host) && !is_valid_host(host) {
         return Err(Rejection::bad_request("Malformed Host"));
+    }
+    if head.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(Rejection::bad_request("Request target of another scheme"));
     }
     match head.uri.authority() {
         Some(target) if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {

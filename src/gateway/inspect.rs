@@ -63,7 +63,7 @@ pub(super) async fn read(body: &mut Incoming, limit: u64, idle: std::time::Durat
         match timeout(idle, body.frame()).await {
             Err(_elapsed) => return Err(GatewayError::RequestBody(BodyError::Idle, None)),
             Ok(None) => return Ok(held.freeze()),
-            Ok(Some(Err(_))) => return Err(GatewayError::RequestBody(BodyError::Broken, None)),
+            Ok(Some(Err(error))) => return Err(GatewayError::RequestBody(BodyError::of(&error), None)),
             Ok(Some(Ok(frame))) => {
                 let Ok(data) = frame.into_data() else { continue };
                 if (held.len() + data.len()) as u64 > limit {

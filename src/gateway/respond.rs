@@ -109,6 +109,8 @@ pub fn render(
 ) -> Response<ProxyBody> {
     let problem = error.problem();
     record.code = Some(problem.code);
+    // Nobody is there to read the answer.
+    record.client_gone = matches!(error, GatewayError::RequestBody(BodyError::Gone, _));
     let mut headers = HeaderMap::new();
     let quota = match &error {
         GatewayError::Rejected(Rejection::RateLimited(state)) => Some(state),
@@ -247,7 +249,9 @@ impl GatewayError {
             Self::RequestBody(BodyError::TooLarge, limit) => {
                 Rejection::BodyTooLarge(limit.unwrap_or_default()).problem()
             }
-            Self::RequestBody(BodyError::Broken, _) => Rejection::bad_request("Request body broke off").problem(),
+            Self::RequestBody(BodyError::Broken | BodyError::Gone, _) => {
+                Rejection::bad_request("Malformed request body").problem()
+            }
         }
     }
 

@@ -125,7 +125,8 @@ impl Credential {
         if fields.next().is_some() {
             return Err(Rejection::bad_request("More than one Authorization field"));
         }
-        let Some(token) = bearer_token(value.as_bytes()) else { return Ok(Self::Other) };
+        // Another scheme is no credential at all to a bearer-only service (RFC 6750 section 3.1).
+        let Some(token) = bearer_token(value.as_bytes()) else { return Ok(Self::Absent) };
         if token.contains(&b',') || token.contains(&b' ') {
             return Err(Rejection::bad_request("More than one credential in Authorization"));
         }
@@ -145,8 +146,7 @@ fn bearer_token(value: &[u8]) -> Option<&[u8]> {
     if !scheme.eq_ignore_ascii_case(b"bearer") || rest.first() != Some(&b' ') {
         return None;
     }
-    let token = rest.trim_ascii();
-    if token.is_empty() { None } else { Some(token) }
+    Some(rest.trim_ascii())
 }
 
 /// Six base62 digits of the CRC32 of all before, most significant first.
@@ -222,8 +222,10 @@ mod tests {
             assert_eq!(extract(&[&format!("{scheme} {key}")]).unwrap(), found);
         }
         assert_eq!(extract(&[]).unwrap(), Credential::Absent);
-        assert_eq!(extract(&[&format!("Basic {key}")]).unwrap(), Credential::Other);
-        assert_eq!(extract(&["Bearer"]).unwrap(), Credential::Other);
+        assert_eq!(extract(&[&format!("Basic {key}")]).unwrap(), Credential::Absent);
+        assert_eq!(extract(&[&key]).unwrap(), Credential::Absent);
+        assert_eq!(extract(&["Bearer"]).unwrap(), Credential::Absent);
+        assert_eq!(extract(&["Bearer "]).unwrap(), Credential::Other);
         assert!(extract(&[&format!("Bearer {key}"), &format!("Bearer {key}")]).is_err());
         assert!(extract(&[&format!("Bearer {key}, Bearer {key}")]).is_err());
     }

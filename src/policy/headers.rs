@@ -36,8 +36,8 @@ const SET_FOR_CLIENT: usize = 6;
 /// Fields that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
 
-/// Fields by which a client could pass itself off as somebody else or as another request.
-const FORGEABLE: [&str; 8] = [
+/// Fields by which a client could pass itself off as somebody else or as another request, or that are meant for us alone.
+const FORGEABLE: [&str; 10] = [
     "forwarded",
     "x-real-ip",
     "x-http-method-override",
@@ -46,20 +46,33 @@ const FORGEABLE: [&str; 8] = [
     "x-original-url",
     "x-rewrite-url",
     "x-request-id",
+    "proxy-authorization",
+    "http2-settings",
 ];
-const FORGEABLE_FAMILIES: [&str; 3] = ["x-seeme-", "x-ratelimit-", "x-forwarded-"];
+/// Families of fields that only the gateway sets.
+const OURS: [&str; 2] = ["x-seeme-", "x-ratelimit-"];
+const FORWARDING: [&str; 1] = ["x-forwarded-"];
+/// Fields whose twin with `_` a CGI-like backend would take for the field itself, which was never checked under that name.
+const TWINS: [&str; 5] = ["content-length", "transfer-encoding", "content-encoding", "authorization", "host"];
 
-/// Whether only the gateway may set this field. `_` counts as `-`: many backends cannot tell them apart.
+/// Whether two names are one for a backend that cannot tell `_` from `-`.
+fn same(ours: &str, theirs: &str) -> bool {
+    ours.len() == theirs.len() && ours.bytes().zip(theirs.bytes()).all(|(a, b)| a == if b == b'_' { b'-' } else { b })
+}
+
+fn is_of(families: &[&str], name: &str) -> bool {
+    families.iter().any(|family| name.get(..family.len()).is_some_and(|start| same(family, start)))
+}
+
+/// Whether a client must not set this field.
 fn is_forgeable(name: &str) -> bool {
-    if !name.starts_with(['x', 'f']) {
-        return false;
+    if name.starts_with(['x', 'f', 'p', 'h']) {
+        let known = FORGEABLE.iter().any(|ours| same(ours, name));
+        if known || is_of(&OURS, name) || is_of(&FORWARDING, name) {
+            return true;
+        }
     }
-    let same = |ours: &str, theirs: &str| {
-        ours.len() == theirs.len()
-            && ours.bytes().zip(theirs.bytes()).all(|(a, b)| a == if b == b'_' { b'-' } else { b })
-    };
-    FORGEABLE.iter().any(|ours| same(ours, name))
-        || FORGEABLE_FAMILIES.iter().any(|family| name.len() > family.len() && same(family, &name[..family.len()]))
+    name.contains('_') && TWINS.iter().any(|ours| same(ours, name))
 }
 
 /// Whether a trailer of this name may pass: none that frames, routes, identifies or authenticates (RFC 9110 section 6.5.1).
@@ -198,6 +211,8 @@ pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Optio
         headers.remove(CONTENT_LENGTH);
     }
     strip_hop_by_hop(headers);
+    // An upstream's copies would be taken for the gateway's word.
+    retain(headers, |name| !is_of(if quota.is_some() { &OURS } else { &OURS[..1] }, name.as_str()));
     headers.insert(X_REQUEST_ID, request_id);
     if let Some(quota) = quota {
         set_quota(headers, quota);
@@ -292,6 +307,10 @@ mod tests {
             ("x-original-url", "/forged"),
             ("x-rewrite-url", "/forged"),
             ("x-request-id", "forged"),
+            ("proxy-authorization", "forged"),
+            ("content_length", "forged"),
+            ("transfer_encoding", "forged"),
+            ("authorization_", "kept"),
             ("x-own-header", "kept"),
         ]);
         let client = HeaderValue::from_static("192.0.2.1");
@@ -366,7 +385,18 @@ mod tests {
     }
 
     #[test]
-    fn both_families_say_the_same_and_a_refusal_says_when_to_come_back() {
+    fn an_upstream_cannot_speak_for_the_gateway() {
+        let mut fields =
+            headers(&[("x-seeme-account-id", "theirs"), ("X_RateLimit_Limit", "theirs"), ("x-request-id", "theirs")]);
+        let mut public = fields.clone();
+        for_client(&mut fields, HeaderValue::from_static("ours"), Some(&state()));
+        assert!(!format!("{fields:?}").contains("theirs"), "{fields:?}");
+        // Where no plan is charged, the backend's own limits are the only ones there are.
+        for_client(&mut public, HeaderValue::from_static("ours"), None);
+        assert!(public.contains_key("x_ratelimit_limit") && !public.contains_key("x-seeme-account-id"));
+    }
+
+    fn state() -> QuotaState {
         let window = |window, limit, remaining, reset, seconds_left| WindowState {
             window,
             limit,
@@ -374,11 +404,16 @@ mod tests {
             reset,
             seconds_left,
         };
-        let mut state = QuotaState {
+        QuotaState {
             minute: window(Window::Minute, 300, 295, 1_705_312_800, 34),
             day: window(Window::Day, 50_000, 49_100, 1_705_363_200, 40_000),
             violated: Violated::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn both_families_say_the_same_and_a_refusal_says_when_to_come_back() {
+        let mut state = state();
         let mut fields = HeaderMap::new();
         set_quota(&mut fields, &state);
         assert_eq!(fields["x-ratelimit-remaining"], "295");

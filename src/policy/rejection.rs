@@ -122,7 +122,7 @@ impl Rejection {
                     401,
                     "missing_key",
                     "API key required",
-                    "Send `Authorization: Bearer sm_live_...` with a key from Settings > API Keys.",
+                    "Send `Authorization: Bearer sm_live_...` (the word Bearer, a space, the key) with a key from Settings > API Keys.",
                 )
             },
             Self::InvalidKey => invalid_token(

@@ -177,6 +177,10 @@ impl Worker {
 }
 
 fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
+    // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
+    if conn.stalled_for(now) > timeouts.idle {
+        return true;
+    }
     let (phase, since) = conn.phase();
     let limit = match phase {
         Phase::Idle => timeouts.keepalive,

@@ -11,7 +11,8 @@
 //! * **Honest.** [`StoreError::Unavailable`] means *nothing was done*; [`StoreError::Unknown`] means it may have been. A call that
 //!   returns tokens is never repeated by the store itself.
 //! * **Ordered changes.** Every change of a key or an account gets a [`Revision`]; [`Store::subscribe`] delivers changes of all
-//!   processes in that order, within 250 ms, recalls included. A feed that lost something says [`FeedItem::Lost`] first.
+//!   processes in that order, within 250 ms, recalls included. A feed that lost something says [`FeedItem::Lost`] first; one
+//!   of a store that processes share says every 100 ms that nothing happened (an empty list): silence means that nobody listens.
 //! * **One clock.** Windows, heartbeats and expiry of rows follow the store's clock, never a replica's.
 //!
 //! A store must not decide anything: no scope, limit or rejection is known here.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
@@ -88,14 +89,13 @@ impl AccessLog {
         self.0.as_ref().is_none_or(|sender| sender.try_send(Message::Line(Box::new(line))).is_ok())
     }
 
-    /// Waits until everything handed over so far is written.
-    pub fn flush(&self) {
-        if let Some(sender) = &self.0 {
-            let (done, wait) = sync_channel(1);
-            if sender.send(Message::Flush(done)).is_ok() {
-                let _ = wait.recv();
-            }
-        }
+    /// Waits until everything handed over so far is written, but no longer than `patience`: whoever reads our stdout may have
+    /// stopped reading, and must not keep the process from ending. False: some lines were not written.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let Some(sender) = &self.0 else { return true };
+        let (done, wait) = sync_channel(1);
+        // A full queue is a reader that stopped: there is no point in waiting for room.
+        sender.try_send(Message::Flush(done)).is_ok() && wait.recv_timeout(patience).is_ok()
     }
 }
 

@@ -26,9 +26,27 @@ pub enum BodyError {
     /// More bytes than allowed.
     #[error("more than the allowed number of bytes")]
     TooLarge,
-    /// The peer went away or broke the framing.
-    #[error("the peer broke off")]
+    /// The peer broke the framing.
+    #[error("the peer broke the framing")]
     Broken,
+    /// The peer went away.
+    #[error("the peer went away")]
+    Gone,
+}
+
+impl BodyError {
+    /// What hyper's error says of the peer: octets that cannot be a body, or no more octets.
+    pub fn of(error: &hyper::Error) -> Self {
+        let mut cause = std::error::Error::source(error);
+        while let Some(inner) = cause {
+            if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+                let bad = matches!(io.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
+                return if bad { Self::Broken } else { Self::Gone };
+            }
+            cause = inner.source();
+        }
+        if error.is_parse() { Self::Broken } else { Self::Gone }
+    }
 }
 
 /// How far a request body has come; shared with whoever waits for the response.
@@ -62,6 +80,7 @@ impl Progress {
             1 => Some(BodyError::Idle),
             2 => Some(BodyError::TooLarge),
             3 => Some(BodyError::Broken),
+            4 => Some(BodyError::Gone),
             _ => None,
         }
     }
@@ -71,6 +90,7 @@ impl Progress {
             BodyError::Idle => 1,
             BodyError::TooLarge => 2,
             BodyError::Broken => 3,
+            BodyError::Gone => 4,
         };
         self.failure.store(code, Ordering::Relaxed);
     }
@@ -147,7 +167,7 @@ impl Streamed {
         }
         Poll::Ready(match frame {
             None => None,
-            Some(Err(_)) => Some(Err(self.fail(BodyError::Broken))),
+            Some(Err(error)) => Some(Err(self.fail(BodyError::of(&error)))),
             Some(Ok(mut frame)) => {
                 self.progress.frames.fetch_add(1, Ordering::Relaxed);
                 if let Some(data) = frame.data_ref() {

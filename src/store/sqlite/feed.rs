@@ -20,6 +20,9 @@ use super::task::spawn;
 /// How often other processes' changes are looked for. Contract: obeyed within 250 ms.
 const POLL: Duration = Duration::from_millis(10);
 
+/// After so many looks without news subscribers are told that there are none.
+const QUIET_LOOKS: u32 = 5;
+
 /// Makes the feed look at once.
 pub(super) struct Waker(SyncSender<()>);
 
@@ -58,7 +61,8 @@ impl Feed {
         let last = changes::newest(&connection)?;
         let subscribers = Arc::new(Mutex::new(Subscribers::default()));
         let (wake, woken) = mpsc::sync_channel(1);
-        let state = FeedThread { connection, subscribers: Arc::clone(&subscribers), data_version, last, shown: last };
+        let state =
+            FeedThread { connection, subscribers: Arc::clone(&subscribers), data_version, last, shown: last, quiet: 0 };
         let thread = spawn("sqlite-feed", move || state.run(&woken))?;
         Ok(Self { subscribers, wake: Some(wake), thread: Some(thread) })
     }
@@ -104,18 +108,20 @@ struct FeedThread {
     last: Revision,
     /// The last revision that subscribers were told: that of the last change which is no recall.
     shown: Revision,
+    /// Looks without news since the last sign of life.
+    quiet: u32,
 }
 
 impl FeedThread {
     fn run(mut self, woken: &Receiver<()>) {
         while !matches!(woken.recv_timeout(POLL), Err(RecvTimeoutError::Disconnected)) {
             match self.look() {
-                Ok(Some(Page::Rows(rows))) => self.deliver(rows),
+                Ok(Some(Page::Rows(rows))) if !rows.is_empty() => self.deliver(rows),
                 Ok(Some(Page::Missed(newest))) => {
                     self.lose();
                     self.restore(newest);
                 }
-                Ok(None) => {}
+                Ok(_) => self.say_alive(),
                 Err(_) => self.lose(),
             }
         }
@@ -146,6 +152,14 @@ impl FeedThread {
         }
         let item = FeedItem::Changes(self.shown, rows.into_iter().map(|(_, change)| change).collect());
         lock(&self.subscribers).send(&item);
+    }
+
+    /// Nothing happened, and that is known: every few looks subscribers are told so.
+    fn say_alive(&mut self) {
+        self.quiet = (self.quiet + 1) % QUIET_LOOKS;
+        if self.quiet == 0 {
+            lock(&self.subscribers).send(&FeedItem::Changes(self.shown, Vec::new()));
+        }
     }
 
     fn lose(&self) {

@@ -10,7 +10,7 @@ use super::{folder, hand_clock, open, open_at};
 use crate::policy::key::Account;
 use crate::store::contract::{account_id, ask, changes, create, hash, key_id, subject};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Change, FeedItem, Store};
+use crate::store::{Change, ChangeFeed, FeedItem, Revision, Store};
 
 /// Contract: a change of another process is obeyed within this time.
 const OBEYED: Duration = Duration::from_millis(250);
@@ -166,8 +166,8 @@ async fn who_slept_through_pruned_changes_is_told_so() {
         })
         .await
         .unwrap();
-    assert_eq!(feed.recv().await, Some(FeedItem::Lost));
-    let Some(FeedItem::Restored(revision)) = feed.recv().await else { panic!("not restored") };
+    assert_eq!(news(&mut feed).await, FeedItem::Lost);
+    let FeedItem::Restored(revision) = news(&mut feed).await else { panic!("not restored") };
     let next = store.replace_account(Account::unset(account_id("a3")), None).await.unwrap();
     assert!(next > revision);
     assert_eq!(changes(&mut feed, 1).await, (next, vec![Change::Account(account_id("a3"))]));
@@ -180,6 +180,27 @@ async fn who_slept_through_pruned_changes_is_told_so() {
     assert_eq!(changes(&mut feed, 1).await, (last, vec![Change::Account(account_id("a4"))]));
 }
 
+/// The next item that says more than "nothing happened".
+async fn news(feed: &mut ChangeFeed) -> FeedItem {
+    loop {
+        match feed.recv().await.expect("the feed is open") {
+            FeedItem::Changes(_, changes) if changes.is_empty() => {}
+            item => return item,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_feed_without_news_says_so_that_its_silence_means_something() {
+    let folder = folder();
+    let store = open(&folder);
+    let mut feed = store.subscribe();
+    for _ in 0..3 {
+        let item = tokio::time::timeout(Duration::from_secs(5), feed.recv()).await;
+        assert_eq!(item.expect("a sign of life"), Some(FeedItem::Changes(Revision(0), Vec::new())));
+    }
+}
+
 #[tokio::test]
 async fn a_feed_that_cannot_read_says_so_once_and_recovers() {
     let folder = folder();
@@ -187,12 +208,12 @@ async fn a_feed_that_cannot_read_says_so_once_and_recovers() {
     let mut feed = store.subscribe();
     let operator = rusqlite::Connection::open(store.path()).unwrap();
     operator.execute_batch("ALTER TABLE changes RENAME TO elsewhere").unwrap();
-    assert_eq!(feed.recv().await, Some(FeedItem::Lost));
+    assert_eq!(news(&mut feed).await, FeedItem::Lost);
     let mut late = store.subscribe();
-    assert_eq!(late.recv().await, Some(FeedItem::Lost), "who comes later is told as well");
+    assert_eq!(news(&mut late).await, FeedItem::Lost, "who comes later is told as well");
     operator.execute_batch("ALTER TABLE elsewhere RENAME TO changes").unwrap();
-    assert!(matches!(feed.recv().await, Some(FeedItem::Restored(_))));
-    assert!(matches!(late.recv().await, Some(FeedItem::Restored(_))));
+    assert!(matches!(news(&mut feed).await, FeedItem::Restored(_)));
+    assert!(matches!(news(&mut late).await, FeedItem::Restored(_)));
     store.replace_account(Account::unset(account_id("a1")), None).await.unwrap();
     assert_eq!(changes(&mut feed, 1).await.1, [Change::Account(account_id("a1"))]);
 }

@@ -1,0 +1,197 @@
+//! What the key cache must never do: bring back what was revoked, ask twice for one key, or trust a feed that fell silent.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Authenticator, StoreUnavailable};
+use crate::clock::Clock;
+use crate::config;
+use crate::policy::credential::{KeyHash, Secret};
+use crate::policy::instant::Mono;
+use crate::policy::key::{AccountId, Environment, KeyId, KeyRecord, Timestamp};
+use crate::policy::scope::Scope;
+use crate::store::faulty::{Fault, FaultyStore, Method};
+use crate::store::memory::MemoryStore;
+use crate::store::{Action, Change, Event, FeedItem, Revision, SecretRow, Store};
+use crate::telemetry::Metrics;
+
+const FILE: &str = "
+listen: { public: { address: 127.0.0.1:1 } }
+store: { url: sqlite:unused.db }
+upstreams: { s: { endpoints: ['http://127.0.0.1:2'] } }
+routes: [{ match: GET /, access: authenticated }]
+";
+
+struct HandClock(AtomicU64);
+
+impl Clock for HandClock {
+    fn mono(&self) -> Mono {
+        Mono(self.0.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_unix_millis(0)
+    }
+}
+
+struct Fixture {
+    store: Arc<FaultyStore>,
+    clock: Arc<HandClock>,
+    auth: Arc<Authenticator>,
+    hash: KeyHash,
+    id: KeyId,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let store = FaultyStore::new(MemoryStore::new());
+        let clock = Arc::new(HandClock(AtomicU64::new(1_000_000)));
+        let (config, _) = config::parse(Path::new("gateway.yaml"), FILE, &|_| None).unwrap();
+        let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
+        let auth = Arc::new(Authenticator::new(store.clone(), Arc::new(config), clock.clone(), metrics));
+        let secret = Secret::mint(Environment::Live, &[7; 64]).unwrap();
+        let (hash, id) = (secret.hash(), KeyId::parse("k1").unwrap());
+        let at = Timestamp::from_unix_millis(0);
+        let record = KeyRecord {
+            id: id.clone(),
+            name: "k".into(),
+            key_prefix: secret.prefix().into(),
+            environment: Environment::Live,
+            account_id: AccountId::parse("a1").unwrap(),
+            organization_id: None,
+            scopes: vec![Scope::parse("models:read").unwrap()],
+            model_ids: None,
+            dataset_ids: None,
+            expires_at: None,
+            disabled: false,
+            created_at: at,
+            updated_at: at,
+            created_by: "test".into(),
+            deleted_at: None,
+        };
+        let row = SecretRow { hash, key_prefix: secret.prefix().into(), expires_at: None, last_used_at: None };
+        store.create_key(record, row, event(Action::Created)).await.unwrap();
+        Self { store, clock, auth, hash, id }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.0.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
+    }
+
+    /// The feed says that nothing happened.
+    fn hear_nothing(&self) {
+        self.auth.apply(&FeedItem::Changes(Revision(1), Vec::new()));
+    }
+
+    async fn delete(&self) -> Change {
+        let key = self.store.key(self.id.clone()).await.unwrap().unwrap();
+        let record = KeyRecord { deleted_at: Some(Timestamp::from_unix_millis(1)), ..key.record };
+        self.store.replace_key(record, key.version, event(Action::Deleted)).await.unwrap();
+        Change::Key(self.id.clone())
+    }
+
+    fn look_ups(&self) -> u64 {
+        self.store.calls(Method::KeyBySecret)
+    }
+}
+
+fn event(action: Action) -> Event {
+    Event { at: Timestamp::from_unix_millis(0), action, by: "test".into(), from: "test".into(), changed: Vec::new() }
+}
+
+#[tokio::test]
+async fn a_known_key_is_read_once_and_an_unknown_one_too() {
+    let f = Fixture::new().await;
+    for _ in 0..10 {
+        assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
+        assert!(f.auth.look_up(KeyHash([1; 32])).await.unwrap().is_none());
+    }
+    assert_eq!(f.look_ups(), 2);
+}
+
+#[tokio::test]
+async fn a_thousand_requests_with_one_cold_key_are_one_look_up() {
+    let f = Fixture::new().await;
+    f.store.inject(Method::KeyBySecret, Fault::Hold);
+    let asking: Vec<_> = (0..1000)
+        .map(|_| {
+            let (auth, hash) = (f.auth.clone(), f.hash);
+            tokio::spawn(async move { auth.look_up(hash).await })
+        })
+        .collect();
+    while f.look_ups() == 0 {
+        tokio::task::yield_now().await;
+    }
+    f.store.release();
+    for answer in asking {
+        assert!(answer.await.unwrap().unwrap().is_some());
+    }
+    assert_eq!(f.look_ups(), 1);
+}
+
+/// The race that resurrects revoked keys elsewhere: read the record, get the revocation, insert what was read.
+#[tokio::test]
+async fn a_load_that_began_before_a_revocation_never_enters_the_cache() {
+    let f = Fixture::new().await;
+    f.store.inject_times(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(100)), 1);
+    let (auth, hash) = (f.auth.clone(), f.hash);
+    let early = tokio::spawn(async move { auth.look_up(hash).await });
+    while f.look_ups() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let change = f.delete().await;
+    f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
+    // Whoever comes after the revocation does not join the load from before it.
+    assert!(f.auth.look_up(f.hash).await.unwrap().is_none());
+    early.await.unwrap().unwrap();
+    assert!(f.auth.look_up(f.hash).await.unwrap().is_none(), "the old record came back");
+}
+
+#[tokio::test]
+async fn a_process_that_heard_nothing_for_a_while_asks_before_it_trusts() {
+    let f = Fixture::new().await;
+    assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
+    // Stopped for three seconds: neither this deletion nor anything else was heard.
+    f.delete().await;
+    f.pass(Duration::from_secs(3));
+    assert!(f.auth.look_up(f.hash).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn while_the_feed_is_silent_a_key_is_asked_for_once_an_interval() {
+    let f = Fixture::new().await;
+    f.auth.look_up(f.hash).await.unwrap();
+    f.pass(Duration::from_secs(1));
+    for _ in 0..10 {
+        f.auth.look_up(f.hash).await.unwrap();
+    }
+    assert_eq!(f.look_ups(), 2);
+    f.pass(Duration::from_secs(5));
+    f.auth.look_up(f.hash).await.unwrap();
+    assert_eq!(f.look_ups(), 3);
+    f.hear_nothing();
+    f.pass(Duration::from_millis(200));
+    f.auth.look_up(f.hash).await.unwrap();
+    assert_eq!(f.look_ups(), 3, "it is heard again");
+}
+
+#[tokio::test]
+async fn without_a_store_known_keys_are_served_for_a_while_and_unknown_ones_are_no_401() {
+    let f = Fixture::new().await;
+    f.auth.look_up(f.hash).await.unwrap();
+    f.store.inject_everywhere(Fault::Unavailable);
+    f.auth.apply(&FeedItem::Lost);
+    f.pass(Duration::from_secs(30));
+    assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
+    assert_eq!(f.auth.look_up(KeyHash([2; 32])).await.unwrap_err(), StoreUnavailable);
+    f.pass(Duration::from_secs(31));
+    assert_eq!(
+        f.auth.look_up(f.hash).await.unwrap_err(),
+        StoreUnavailable,
+        "store.outage.serve_cached_keys_for is over"
+    );
+    f.store.heal();
+    assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
+}

@@ -326,5 +326,4 @@ impl std::fmt::Debug for Authenticator {
 }
 
 #[cfg(test)]
-#[path = "auth_tests.rs"]
 mod tests;

@@ -230,3 +230,6 @@ impl std::fmt::Debug for Usage {
         f.debug_struct("Usage").field("replica", &self.replica).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,10 +127,13 @@ impl Credential {
         }
         // Another scheme is no credential at all to a bearer-only service (RFC 6750 section 3.1).
         let Some(token) = bearer_token(value.as_bytes()) else { return Ok(Self::Absent) };
+        if shape.accepts(token) {
+            return Ok(Self::Key(KeyHash(*blake3::hash(token).as_bytes())));
+        }
         if token.contains(&b',') || token.contains(&b' ') {
             return Err(Rejection::bad_request("More than one credential in Authorization"));
         }
-        if shape.accepts(token) { Ok(Self::Key(KeyHash(*blake3::hash(token).as_bytes()))) } else { Ok(Self::Other) }
+        Ok(Self::Other)
     }
 }
 

@@ -66,11 +66,17 @@ struct Tally {
     last: Timestamp,
 }
 
+struct Resources {
+    key: Arc<KeyProfile>,
+    named: HashMap<Arc<str>, u64>,
+}
+
 #[derive(Default)]
 struct Pending {
     /// Keyed by addresses, never by what a client sent: the fast hash cannot be attacked.
     tallies: FxHashMap<TallyKey, Tally>,
-    resources: HashMap<(KeyId, Day, Kind), HashMap<Arc<str>, u64>>,
+    /// Of each key; the ids inside come from clients, so they are hashed the slow way.
+    resources: FxHashMap<(usize, Day, Kind), Resources>,
     distinct_resources: usize,
 }
 
@@ -105,7 +111,7 @@ impl Usage {
         let mut pending = lock(&self.shards[(address >> 6) % SHARDS]);
         pending.add(&hit, address);
         if let Some((_, values)) = hit.admitted {
-            pending.add_resources(&hit, values);
+            pending.add_resources(&hit, address, values);
         }
     }
 
@@ -139,9 +145,10 @@ impl Usage {
                     *last = tally.last.max(*last);
                 }
             }
-            for ((id, day, kind), named) in pending.resources {
+            for ((_, day, kind), Resources { key, named }) in pending.resources {
                 for (resource, count) in named {
-                    counts.insert((id.clone(), day, Counted::Resource(kind, resource)), count);
+                    let counted = Counted::Resource(kind, resource);
+                    *counts.entry((key.record.id.clone(), day, counted)).or_default() += count;
                 }
             }
         }
@@ -206,10 +213,11 @@ impl Pending {
 
     /// Only what could be an id: a value that a client made up must not become a row of the store, a key least of all, and a key
     /// is a well-formed id.
-    fn add_resources(&mut self, hit: &Hit<'_>, values: &Values) {
+    fn add_resources(&mut self, hit: &Hit<'_>, address: usize, values: &Values) {
         for kind in Kind::ALL {
             let Some(id) = values.of(kind) else { continue };
-            let named = self.resources.entry((hit.key.record.id.clone(), hit.at.day(), kind)).or_default();
+            let of_key = self.resources.entry((address, hit.at.day(), kind));
+            let named = &mut of_key.or_insert_with(|| Resources { key: hit.key.clone(), named: HashMap::new() }).named;
             if let Some(count) = named.get_mut(id) {
                 *count += 1;
             } else if ResourceId::parse(id).is_ok() && !looks_like_key(id.as_bytes()) {

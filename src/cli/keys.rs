@@ -106,7 +106,7 @@ async fn create(args: CreateArgs, keys: Keys<'_>) -> Result<Output, ManagementEr
     body.insert("expires_at".into(), args.expires_at.into());
     insert_list(&mut body, "model_ids", args.model_id);
     insert_list(&mut body, "dataset_ids", args.dataset_id);
-    let new = NewKey::from_members(body, keys.clock.wall(), true, true)?;
+    let new = NewKey::from_members(body, keys.clock.wall(), true)?;
     let Created { key, secret } = keys.create(&OPERATOR, new).await?;
     let quota = &keys.config.quota;
     let now = keys.clock.wall();
@@ -136,7 +136,7 @@ async fn update(args: UpdateArgs, keys: Keys<'_>) -> Result<Output, ManagementEr
         let options = "--name, --scope, --model-id, --all-models, --dataset-id, --all-datasets, --expires-at";
         return Err(invalid("nothing to change", format!("give at least one of {options}")));
     }
-    let changes = Changes::from_members(body, keys.clock.wall(), Nulls::Clear)?;
+    let changes = Changes::from_members(body, keys.clock.wall(), Nulls::Clear, None)?;
     let key = keys.update(&OPERATOR, key_id(&args.id).as_ref(), &changes).await?.key;
     let now = keys.clock.wall();
     let output = Output::either(args.json, || key.to_json(&keys.config.quota), || shown(&key, keys.config, now));

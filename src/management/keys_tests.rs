@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::management::body::object;
+use crate::management::object::object;
 use crate::management::testing::{Stopped, StubStore, config, now, organization, profile, record, scope};
 use crate::policy::key::ResourceId;
 use crate::store::Version;
@@ -30,7 +30,7 @@ fn caller(profile: &KeyProfile) -> Caller<'_> {
 }
 
 fn new(body: serde_json::Value) -> NewKey {
-    NewKey::from_members(object(body.to_string().as_bytes()).unwrap(), now(), false, true).unwrap()
+    NewKey::from_members(object(body.to_string().as_bytes()).unwrap(), now(), false).unwrap()
 }
 
 fn id(text: &str) -> Option<KeyId> {

@@ -132,7 +132,7 @@ fn every_bad_member_of_a_body_is_named_at_once() {
 #[test]
 fn read_only_members_are_ignored_and_the_content_type_is_not_consulted() {
     let office = Office::open();
-    let body = json!({"name": "n", "scopes": ["models:read"], "id": "x", "key": "y", "key_prefix": "z", "account_id": "other",
+    let body = json!({"name": "n", "scopes": ["models:read"], "id": "x", "key": "y", "key_prefix": "z", "account_id": office.manager.account,
         "plan": "enterprise", "created_at": "2020-01-01T00:00:00Z", "last_used_at": null, "created_by": "me"});
     let made =
         office.call("POST", "").header("Content-Type", "text/plain").body(body.to_string()).send().expect_status(201);
@@ -161,6 +161,19 @@ fn only_what_is_named_changes_null_clears_with_patch_and_leaves_with_put() {
     let refused = office.call("PATCH", &path).json(&json!({"scopes": [], "colour": 1, "disabled": "no"})).send();
     let told = named(&refused.expect_refusal(400, "bad_request"));
     assert!(["scopes", "colour", "disabled"].iter().all(|member| told.contains(member)), "{told}");
+
+    // What a key has for life: the same value is a round trip, another one is no change that was made.
+    let whole = office.call("GET", &path).send().json();
+    for method in ["PATCH", "PUT"] {
+        office.call(method, &path).json(&whole).send().expect_status(200);
+        for (member, other) in [("organization_id", "o-9"), ("environment", "test"), ("account_id", "u-9")] {
+            let refused = office.call(method, &path).json(&json!({ member: other })).send();
+            assert!(named(&refused.expect_refusal(400, "bad_request")).contains(member));
+        }
+        let twice = br#"{"scopes":["models:read"],"scopes":["datasets:read"]}"#;
+        let refused = office.call(method, &path).body(twice).send().expect_refusal(400, "bad_request");
+        assert!(named(&refused).contains("scopes"));
+    }
 }
 
 #[test]
@@ -181,6 +194,7 @@ fn a_key_gives_only_what_it_has() {
         (json!({"model_ids": ["m-1", "m-3"]}), "model_ids"),
         (json!({"organization_id": "o-2"}), "organization_id"),
         (json!({"environment": "live"}), "environment"),
+        (json!({"account_id": "somebody-else"}), "account_id"),
         (json!({"expires_at": far}), "expires_at"),
     ] {
         let mut body = json!({"name": "n", "scopes": ["models:read"]});

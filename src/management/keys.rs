@@ -143,7 +143,7 @@ impl Keys<'_> {
         let event = caller.event(now, Action::Created, Vec::new());
         self.store.create_key(record.clone(), row.clone(), event.clone()).await?;
         audit::key(&event, &record);
-        Ok(Created { key: KeyView { record, account, secrets: vec![row] }, secret })
+        Ok(Created { key: KeyView { record, account, secrets: vec![row], former_use: None }, secret })
     }
 
     /// The keys that the caller sees, newest first.
@@ -176,12 +176,13 @@ impl Keys<'_> {
             if !changes.only_disables() {
                 self.check_grant(caller, &record)?;
             }
-            // Repeating a disable is how somebody asks again whether everybody obeys by now: it gets a revision of its own.
+            // Repeating a disable is how somebody asks again whether everybody obeys by now: it gets a revision of its own
+            // (and no event, since nothing changed).
             if changed.is_empty() && changes.disabled != Some(true) {
                 return Ok(None);
             }
             let action = match (old.disabled, record.disabled) {
-                (_, true) if changes.disabled.is_some() => Action::Disabled,
+                (false, true) => Action::Disabled,
                 (true, false) => Action::Enabled,
                 _ => Action::Updated,
             };
@@ -250,11 +251,13 @@ impl Keys<'_> {
             let Some((record, action, changed)) = decide(&old.record, now)? else {
                 return Ok(Changed { key: old.into(), revision: None });
             };
-            let event = caller.event(now, action, changed);
+            let event = (record != old.record).then(|| caller.event(now, action, changed));
             match self.store.replace_key(record.clone(), old.version, event.clone()).await {
                 Ok(revision) => {
-                    audit::key(&event, &record);
-                    let key = KeyView { record, account: old.account, secrets: old.secrets };
+                    if let Some(event) = event {
+                        audit::key(&event, &record);
+                    }
+                    let key = KeyView::from(StoredKey { record, ..old });
                     return Ok(Changed { key, revision: Some(revision) });
                 }
                 Err(StoreError::Conflict) => {}

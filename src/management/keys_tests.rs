@@ -190,7 +190,7 @@ async fn only_named_members_change_and_the_event_says_which() {
 }
 
 #[tokio::test]
-async fn a_change_to_what_is_already_so_writes_nothing_but_a_disable_always_does() {
+async fn a_change_to_what_is_already_so_writes_no_event_and_only_a_disable_gets_a_revision() {
     let fixture = Fixture::new([KeyRecord { disabled: true, ..record("k") }]);
     let profile = profile(record("caller"));
     let same = Changes { name: Some("key k".into()), ..renamed() };
@@ -201,7 +201,7 @@ async fn a_change_to_what_is_already_so_writes_nothing_but_a_disable_always_does
     assert_eq!(update(Changes::switch(false)).await.revision, Some(Revision(2)));
     assert_eq!(update(Changes::switch(false)).await.revision, None);
     let actions: Vec<_> = fixture.store.edit(|state| state.events.iter().map(|(_, event)| event.action).collect());
-    assert_eq!(actions, [Action::Disabled, Action::Enabled]);
+    assert_eq!(actions, [Action::Enabled]);
 }
 
 #[tokio::test]

@@ -123,7 +123,13 @@ impl StubStore {
         };
         let account = Account::unset(record.account_id.clone());
         self.edit(|state| {
-            state.keys.push(StoredKey { record, account, secrets: vec![secret], version: Version(1) });
+            state.keys.push(StoredKey {
+                record,
+                account,
+                secrets: vec![secret],
+                former_use: None,
+                version: Version(1),
+            });
         });
     }
 
@@ -175,12 +181,18 @@ impl Store for StubStore {
             let account = state.accounts.get(&record.account_id).map(|(account, _)| account.clone());
             let account = account.unwrap_or_else(|| Account::unset(record.account_id.clone()));
             state.events.push((record.id.clone(), event));
-            state.keys.push(StoredKey { record, account, secrets: vec![secret], version: Version(1) });
+            state.keys.push(StoredKey {
+                record,
+                account,
+                secrets: vec![secret],
+                former_use: None,
+                version: Version(1),
+            });
             Ok(state.next())
         })
     }
 
-    fn replace_key(&self, record: KeyRecord, expected: Version, event: Event) -> StoreFuture<'_, Revision> {
+    fn replace_key(&self, record: KeyRecord, expected: Version, event: Option<Event>) -> StoreFuture<'_, Revision> {
         self.answer(|state| {
             let overtaken = state.overtaken();
             let key = state.keys.iter_mut().find(|key| key.record.id == record.id).unwrap();
@@ -192,7 +204,7 @@ impl Store for StubStore {
             }
             key.version.0 += 1;
             key.record = record.clone();
-            state.events.push((record.id, event));
+            state.events.extend(event.map(|event| (record.id, event)));
             Ok(state.next())
         })
     }

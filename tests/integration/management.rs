@@ -382,6 +382,10 @@ fn after_a_deletion_the_key_is_gone_and_its_usage_and_events_are_not() {
     assert!(office.call("GET", &format!("{path}?include=deleted")).send().json()["deleted_at"].is_string());
     let usage = office.call("GET", &format!("{path}/usage")).send().expect_status(200).json();
     assert_eq!(usage["total_requests"], 1);
+    assert!(usage["last_used_at"].is_string(), "{usage}");
+    let shown = office.call("GET", &format!("{path}?include=deleted")).send().json();
+    assert_eq!(shown["last_used_at"], usage["last_used_at"]);
+    assert_eq!(office.stand.cli(&["keys", "show", &key.id, "--json"]).json()["last_used_at"], usage["last_used_at"]);
     let events = office.call("GET", &format!("{path}/events")).send().expect_status(200).json();
     let actions: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["created", "deleted"]);
@@ -394,6 +398,10 @@ fn the_audit_trail_tells_who_did_what_from_where() {
     let path = format!("/{}", key.id);
     office.call("PATCH", &path).json(&json!({"name": "m", "scopes": ["a:b"]})).send().expect_status(200);
     office.call("PATCH", &path).json(&json!({"disabled": true})).send().expect_status(200);
+    // Asked again: acknowledged again, and nothing happened that the trail could tell.
+    let again = office.call("PATCH", &path).json(&json!({"disabled": true})).send().expect_status(200).json();
+    assert_eq!(again["acknowledged"], json!({"replicas": 1, "of": 1, "unreachable": []}));
+    office.stand.cli(&["keys", "disable", &key.id]).expect_success();
     office.stand.cli(&["keys", "enable", &key.id]).expect_success();
     let events = office.call("GET", &format!("{path}/events")).send().expect_status(200).json();
     let told: Vec<(&str, &str, &str)> = events

@@ -17,7 +17,7 @@ use super::grant;
 use super::keys::{Caller, Deleted, Keys};
 use super::object::object;
 use super::problem::{BadMember, ManagementError};
-use super::rate::{CallRate, RetryAfter};
+use super::rate::{CallRate, TooManyCalls};
 use super::usage::Days;
 use super::view;
 use crate::clock::Clock;
@@ -64,7 +64,7 @@ impl Management {
     }
 
     /// Charges one call to `management.rate` of the calling key.
-    pub fn charge(&self, key: &KeyId) -> Result<(), RetryAfter> {
+    pub fn charge(&self, key: &KeyId) -> Result<(), TooManyCalls> {
         self.rate.charge(key, self.clock.mono())
     }
 

@@ -450,11 +450,20 @@ fn management_calls_are_charged_to_their_own_rate_and_counted_in_usage() {
     let key = stand.key().scope("api-keys:read").scope("models:read").plan("free").create();
     let (refusal, _) = wait_for("the rate", std::time::Duration::from_secs(5), || {
         let response = stand.get(BASE).bearer(&key).send();
-        assert_eq!(response.header("x-ratelimit-limit"), None, "not charged to the plan");
+        assert!(response.status() != 200 || response.header("x-ratelimit-limit").is_none(), "not charged to the plan");
         (response.status() != 200).then_some(response)
     });
     let refusal = refusal.expect_refusal(429, "rate_limited");
-    assert!((1..=60).contains(&refusal.number("retry-after")));
+    let wait = refusal.number("retry-after");
+    assert!((1..=60).contains(&wait));
+    assert_eq!((refusal.number("x-ratelimit-limit"), refusal.number("x-ratelimit-remaining")), (5, 0));
+    assert!(refusal.number("x-ratelimit-reset").abs_diff(super::support::seconds_now() + wait) <= 2);
+    assert_eq!(refusal.header("ratelimit-policy"), Some(r#""management";q=5;w=60"#));
+    assert_eq!(refusal.header("ratelimit"), Some(format!(r#""management";r=0;t={wait}"#).as_str()));
+    assert_eq!(refusal.json()["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
+    assert_eq!(refusal.json()["violated-policies"], json!(["management"]));
+    let counted = || stand.gateway.metric("gateway_requests_total", r#"route="(management)",class="429""#);
+    super::support::eventually("the metric", std::time::Duration::from_secs(5), || counted() == Some(1.0));
     super::support::minute_with(10);
     assert_eq!(stand.get("/echo/x").bearer(&key).send().expect_status(200).number("x-ratelimit-remaining"), 59);
     let usage = stand.usage(&key);

@@ -60,7 +60,7 @@ impl Accounts<'_> {
         if self.store.account(id.clone()).await?.is_some() {
             return Ok(true);
         }
-        let its = KeyFilter { account_id: Some(id.clone()), include_deleted: false };
+        let its = KeyFilter { account_id: Some(id.clone()), ..KeyFilter::default() };
         Ok(!self.store.keys(its).await?.is_empty())
     }
 

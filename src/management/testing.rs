@@ -169,7 +169,8 @@ impl Store for StubStore {
     fn keys(&self, filter: KeyFilter) -> StoreFuture<'_, Vec<StoredKey>> {
         self.answer(|state| {
             let wanted = |key: &&StoredKey| {
-                filter.account_id.as_ref().is_none_or(|account| *account == key.record.account_id)
+                filter.id.as_ref().is_none_or(|id| *id == key.record.id)
+                    && filter.account_id.as_ref().is_none_or(|account| *account == key.record.account_id)
                     && (filter.include_deleted || key.record.deleted_at.is_none())
             };
             Ok(state.keys.iter().rev().filter(wanted).cloned().collect())

@@ -174,7 +174,8 @@ impl Store for MemoryStore {
     fn keys(&self, filter: KeyFilter) -> StoreFuture<'_, Vec<StoredKey>> {
         self.with(|state| {
             let listed = |record: &KeyRecord| {
-                (filter.include_deleted || record.deleted_at.is_none())
+                filter.id.as_ref().is_none_or(|id| *id == record.id)
+                    && (filter.include_deleted || record.deleted_at.is_none())
                     && filter.account_id.as_ref().is_none_or(|id| *id == record.account_id)
             };
             let rows = state.keys.values().filter(|row| listed(&row.record));

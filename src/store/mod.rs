@@ -111,6 +111,8 @@ impl StoredKey {
 /// Which keys to list, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct KeyFilter {
+    /// Only this one.
+    pub id: Option<KeyId>,
     /// Only of this account; `None` is all (the command line).
     pub account_id: Option<AccountId>,
     /// Deleted ones too.

@@ -65,7 +65,7 @@ pub(crate) async fn a_deleted_key_loses_its_secrets_and_stays_readable(store: Ar
     assert_eq!((kept.record, kept.secrets.len()), (deleted.clone(), 0));
     assert_eq!(store.events(key_id("k1")).await.unwrap().len(), 2);
     assert!(store.keys(KeyFilter::default()).await.unwrap().is_empty());
-    assert_eq!(store.keys(KeyFilter { account_id: None, include_deleted: true }).await.unwrap().len(), 1);
+    assert_eq!(store.keys(KeyFilter { include_deleted: true, ..KeyFilter::default() }).await.unwrap().len(), 1);
 
     deleted.deleted_at = None;
     store.replace_key(deleted, kept.version, Some(event(Action::Updated))).await.unwrap();
@@ -93,7 +93,7 @@ pub(crate) async fn when_a_key_was_last_used_survives_its_secrets(store: Arc<dyn
     assert_eq!(read().await.last_used_at(), Some(at(CREATED + 70)));
     flush(4, "new", 80).await.unwrap();
     flush(5, "k1", 75).await.unwrap();
-    let listed = store.keys(KeyFilter { account_id: None, include_deleted: true }).await.unwrap();
+    let listed = store.keys(KeyFilter { include_deleted: true, ..KeyFilter::default() }).await.unwrap();
     assert_eq!(listed[0].last_used_at(), Some(at(CREATED + 80)), "a use that was flushed late");
     assert!(store.key_by_secret(hash("new")).await.unwrap().is_none());
 }
@@ -151,10 +151,14 @@ pub(crate) async fn keys_are_listed_newest_first_and_by_account(store: Arc<dyn S
         keys.into_iter().map(|key| key.record.id.to_string()).collect()
     };
     assert_eq!(ids(store.keys(KeyFilter::default()).await.unwrap()), ["k5", "k4", "k3", "k2", "k1"]);
-    let of_one = KeyFilter { account_id: Some(account_id("a1")), include_deleted: false };
+    let of_one = KeyFilter { account_id: Some(account_id("a1")), ..KeyFilter::default() };
     assert_eq!(ids(store.keys(of_one).await.unwrap()), ["k4", "k3", "k2", "k1"]);
-    let of_nobody = KeyFilter { account_id: Some(account_id("a3")), include_deleted: false };
+    let of_nobody = KeyFilter { account_id: Some(account_id("a3")), ..KeyFilter::default() };
     assert!(store.keys(of_nobody).await.unwrap().is_empty());
+    for (account, found) in [(None, &["k5"][..]), (Some("a2"), &["k5"]), (Some("a1"), &[])] {
+        let one = KeyFilter { id: Some(key_id("k5")), account_id: account.map(account_id), include_deleted: true };
+        assert_eq!(ids(store.keys(one).await.unwrap()), found, "{account:?}");
+    }
 }
 
 pub(crate) async fn an_account_is_made_once_replaced_by_version_and_comes_with_its_keys(store: Arc<dyn Store>) {

@@ -121,7 +121,7 @@ pub(crate) async fn a_sweep_forgets_what_is_old_and_nothing_else(store: Arc<dyn 
 
     assert_eq!(totals(&*store).await.into_values().sum::<u64>(), 12);
     let mut kept: Vec<_> = store
-        .keys(KeyFilter { account_id: None, include_deleted: true })
+        .keys(KeyFilter { include_deleted: true, ..KeyFilter::default() })
         .await
         .unwrap()
         .into_iter()

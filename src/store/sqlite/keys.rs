@@ -31,11 +31,13 @@ fn by_text_id(connection: &Connection, id: &str) -> Result<Option<StoredKey>, St
 
 pub(super) fn list(connection: &Connection, filter: &KeyFilter) -> Result<Vec<StoredKey>, StoreError> {
     let of_account = if filter.account_id.is_some() { "k.account_id = ?1" } else { "?1 IS NULL" };
+    let one = if filter.id.is_some() { "AND k.id = ?2" } else { "AND ?2 IS NULL" };
     let alive = if filter.include_deleted { "" } else { "AND k.deleted_at IS NULL" };
-    let sql = format!("SELECT {KEY_COLUMNS} WHERE {of_account} {alive} ORDER BY k.created_at DESC, k.id DESC");
+    let sql = format!("SELECT {KEY_COLUMNS} WHERE {of_account} {one} {alive} ORDER BY k.created_at DESC, k.id DESC");
     let mut statement = connection.prepare_cached(&sql)?;
     let account_id = filter.account_id.as_ref().map(AccountId::as_str);
-    let rows = statement.query_map([account_id], KeyRow::read)?;
+    let id = filter.id.as_ref().map(KeyId::as_str);
+    let rows = statement.query_map([account_id, id], KeyRow::read)?;
     rows.map(|row| row?.into_key(connection)).collect()
 }
 

@@ -255,6 +255,8 @@ async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() 
 /// Applies changes in order, then tells the store that nothing older is served any more.
 async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: ReplicaId, mut feed: ChangeFeed) {
     shared.metrics.change_feed_up.set(1.0);
+    let (audit, audited) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(crate::management::audit::follow(store.clone(), shared.clock.clone(), audited));
     while let Some(item) = feed.recv().await {
         shared.auth.apply(&item);
         let revision = match &item {
@@ -278,6 +280,10 @@ async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Rep
                 continue;
             }
         };
+        if let FeedItem::Changes(_, changes) = item {
+            // Somebody is there as long as this loop runs.
+            changes.into_iter().for_each(|change| drop(audit.send(change)));
+        }
         if let Err(error) = store.acknowledge(replica.clone(), revision).await {
             tracing::warn!(%error, "a change could not be acknowledged");
         }

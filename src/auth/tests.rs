@@ -88,7 +88,7 @@ impl Fixture {
     async fn delete(&self) -> Change {
         let key = self.store.key(self.id.clone()).await.unwrap().unwrap();
         let record = KeyRecord { deleted_at: Some(Timestamp::from_unix_millis(1)), ..key.record };
-        self.store.replace_key(record, key.version, event(Action::Deleted)).await.unwrap();
+        self.store.replace_key(record, key.version, Some(event(Action::Deleted))).await.unwrap();
         Change::Key(self.id.clone())
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::args::{AccountArgs, AccountsCommand};
 use super::output::{Output, acknowledgement, block, table};
-use super::{CliError, failed};
+use super::{CliError, failed, refused};
 use crate::config::model::{Config, Quota};
 use crate::management::accounts::{Accounts, ChangedAccount, to_json};
 use crate::management::acknowledge;
@@ -15,7 +15,7 @@ use crate::store::Store;
 /// Carries a command out and prints its outcome.
 pub(super) async fn run(command: AccountsCommand, store: Arc<dyn Store>, config: Config) -> Result<(), CliError> {
     let accounts = Accounts { store: &*store, config: &config };
-    let output = answer(command, accounts).await.map_err(failed)?;
+    let output = answer(command, accounts).await.map_err(refused)?;
     output.print().map_err(failed)
 }
 
@@ -47,7 +47,10 @@ async fn answer(command: AccountsCommand, accounts: Accounts<'_>) -> Result<Outp
 }
 
 async fn suspend(args: &AccountArgs, accounts: Accounts<'_>) -> Result<Output, ManagementError> {
-    let ChangedAccount { account, revision } = accounts.suspend(&account_id(&args.id)?, true).await?;
+    let id = account_id(&args.id)?;
+    // It may be meant: an account is suspended before its first key. It may be a typing error, and then the keys still work.
+    let known = accounts.is_known(&id).await?;
+    let ChangedAccount { account, revision } = accounts.suspend(&id, true).await?;
     let lost_within = accounts.config.store.serve_cached_keys_for;
     let revision = revision.unwrap_or_default();
     let acknowledged = acknowledge::wait(accounts.store, revision, lost_within, acknowledge::PATIENCE).await;
@@ -57,7 +60,8 @@ async fn suspend(args: &AccountArgs, accounts: Accounts<'_>) -> Result<Output, M
         object
     };
     let text = || format!("Suspended {}: all its keys are refused.\n{}", account.id, acknowledgement(&acknowledged));
-    Ok(Output::either(args.json, object, text))
+    let warning = (!known).then(|| format!("account {id} was not known; it is suspended from now on"));
+    Ok(Output { warnings: warning.into_iter().collect(), ..Output::either(args.json, object, text) })
 }
 
 fn account_id(text: &str) -> Result<AccountId, ManagementError> {
@@ -139,6 +143,16 @@ mod tests {
             transcript += &format!("$ accounts {arguments}\n{}\n", output.text);
         }
         insta::assert_snapshot!(transcript);
+    }
+
+    #[tokio::test]
+    async fn suspending_an_account_that_nobody_knows_is_done_with_a_warning() {
+        let store = StubStore::default();
+        store.put(crate::management::testing::record("k"));
+        let warnings = async |arguments| answer_to(&store, arguments).await.unwrap().warnings;
+        assert_eq!(warnings("suspend u-1").await, Vec::<String>::new(), "it has a key");
+        assert_eq!(warnings("suspend u-l").await, ["account u-l was not known; it is suspended from now on"]);
+        assert_eq!(warnings("suspend u-l --json").await, Vec::<String>::new(), "now it is known");
     }
 
     #[tokio::test]

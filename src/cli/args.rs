@@ -57,10 +57,21 @@ pub enum Command {
   seeme-gateway explain DELETE /api/v1/models/m-1 --key-id 019a2b3c-...")]
     Explain(ExplainArgs),
     /// Create and manage API keys, also while gateways run on the same store.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  seeme-gateway keys create --name ci --account u-1 --scope models:predict
+  seeme-gateway keys list --account u-1
+  seeme-gateway keys disable 019a2b3c-..."
+    )]
     Keys(KeysCommand),
     /// Plans, limits and suspension of accounts.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  seeme-gateway accounts set u-1 --plan pro
+  seeme-gateway accounts suspend u-1"
+    )]
     Accounts(AccountsCommand),
     /// A SeeMe-shaped backend to try the gateway with.
     #[command(after_help = "Example:\n  seeme-gateway sample-backend --listen 127.0.0.1:9000")]
@@ -131,6 +142,7 @@ pub enum KeysCommand {
         json: bool,
     },
     /// Show one key.
+    #[command(after_help = "Example:\n  seeme-gateway keys show 019a2b3c-... --json")]
     Show(KeyArgs),
     /// Change members of a key; lists replace.
     #[command(
@@ -138,10 +150,13 @@ pub enum KeysCommand {
     )]
     Update(UpdateArgs),
     /// Refuse a key from now on; it can be enabled again.
+    #[command(after_help = "Example:\n  seeme-gateway keys disable 019a2b3c-...")]
     Disable(KeyArgs),
     /// Undo `disable`.
+    #[command(after_help = "Example:\n  seeme-gateway keys enable 019a2b3c-...")]
     Enable(KeyArgs),
     /// Delete a key for good.
+    #[command(after_help = "Example:\n  seeme-gateway keys delete 019a2b3c-...")]
     Delete(KeyArgs),
     /// Requests made with a key.
     #[command(after_help = "Example:\n  seeme-gateway keys usage ID --from 2026-01-01 --to 2026-01-31")]
@@ -159,6 +174,7 @@ pub enum KeysCommand {
         json: bool,
     },
     /// Who created, changed, disabled or deleted a key, when, from where.
+    #[command(after_help = "Example:\n  seeme-gateway keys events 019a2b3c-...")]
     Events(KeyArgs),
 }
 
@@ -271,16 +287,20 @@ pub enum AccountsCommand {
         json: bool,
     },
     /// Show one account.
+    #[command(after_help = "Example:\n  seeme-gateway accounts show u-1 --json")]
     Show(AccountArgs),
     /// List all accounts that were set.
+    #[command(after_help = "Example:\n  seeme-gateway accounts list")]
     List {
         /// JSON on stdout.
         #[arg(long)]
         json: bool,
     },
     /// Refuse all keys of an account.
+    #[command(after_help = "Example:\n  seeme-gateway accounts suspend u-1")]
     Suspend(AccountArgs),
     /// Undo `suspend`.
+    #[command(after_help = "Example:\n  seeme-gateway accounts resume u-1")]
     Resume(AccountArgs),
 }
 

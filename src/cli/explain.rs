@@ -212,7 +212,8 @@ routes:
         let mut told = |change: &dyn Fn(&mut KeyRecord)| {
             change(&mut record);
             let account = Account::unset(record.account_id.clone());
-            let stored = StoredKey { record: record.clone(), account, secrets: vec![], version: Version(1) };
+            let stored =
+                StoredKey { record: record.clone(), account, secrets: vec![], former_use: None, version: Version(1) };
             let mut out = Vec::new();
             super::explain(&config, &args, Some(stored_key(&config, stored)), None, now, &mut out).unwrap();
             String::from_utf8(out).unwrap()

@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::args::{CreateArgs, EnvironmentArg, KeyArgs, KeysCommand, UpdateArgs};
 use super::output::{Output, acknowledgement, block, or_dash, table};
-use super::{CliError, failed};
+use super::{CliError, failed, refused};
 use crate::clock::SystemClock;
 use crate::config::model::Config;
 use crate::management::acknowledge::{self, Acknowledged};
+use crate::management::audit;
 use crate::management::body::{Changes, NewKey, Nulls};
 use crate::management::keys::{Caller, Changed, Created, Deleted, Keys};
 use crate::management::problem::{BadMember, ManagementError};
@@ -24,7 +25,7 @@ use crate::policy::key::{AccountId, KeyId, Timestamp};
 use crate::store::{Event, Revision, Store};
 
 /// How events name whoever works here.
-const OPERATOR: Caller<'static> = Caller::operator("cli");
+const OPERATOR: Caller<'static> = Caller::operator(audit::OPERATOR);
 
 /// The options that stand for the members of the API, for errors.
 const OPTIONS: [(&str, &str); 10] = [
@@ -44,15 +45,32 @@ const OPTIONS: [(&str, &str); 10] = [
 pub(super) async fn run(command: KeysCommand, store: Arc<dyn Store>, config: Config) -> Result<(), CliError> {
     let clock = SystemClock::shared();
     let keys = Keys { store: &*store, config: &config, clock: &*clock };
-    let output = answer(command, keys).await.map_err(|error| failed(in_options(error)))?;
-    output.print().map_err(failed)
+    let told = |error| refused(in_options(error));
+    let KeysCommand::Create(args) = command else {
+        return answer(command, keys).await.map_err(told)?.print().map_err(failed);
+    };
+    let (id, output) = create(args, keys).await.map_err(told)?;
+    match output.print() {
+        Ok(()) => Ok(()),
+        Err(error) => Err(failed(format!("{error}. {}", take_back(&id, keys).await))),
+    }
+}
+
+/// Deletes a key whose secret nobody saw, and says what became of it.
+async fn take_back(id: &KeyId, keys: Keys<'_>) -> String {
+    match keys.delete(&OPERATOR, Some(id)).await {
+        Ok(_) => format!("The key {id} could not be handed out and was deleted again"),
+        Err(error) => format!(
+            "The key {id} could not be handed out and works all the same ({error}): seeme-gateway keys delete {id}"
+        ),
+    }
 }
 
 /// Carries a command out.
 async fn answer(command: KeysCommand, keys: Keys<'_>) -> Result<Output, ManagementError> {
     let quota = &keys.config.quota;
     match command {
-        KeysCommand::Create(args) => create(args, keys).await,
+        KeysCommand::Create(args) => create(args, keys).await.map(|(_, output)| output),
         KeysCommand::List { account, include_deleted, json } => {
             let account = account.map(|id| AccountId::parse(&id)).transpose();
             let account = account.map_err(|error| invalid("account_id", error.to_string()))?;
@@ -91,7 +109,7 @@ async fn answer(command: KeysCommand, keys: Keys<'_>) -> Result<Output, Manageme
     }
 }
 
-async fn create(args: CreateArgs, keys: Keys<'_>) -> Result<Output, ManagementError> {
+async fn create(args: CreateArgs, keys: Keys<'_>) -> Result<(KeyId, Output), ManagementError> {
     let environment = match args.environment {
         EnvironmentArg::Live => "live",
         EnvironmentArg::Test => "test",
@@ -106,7 +124,7 @@ async fn create(args: CreateArgs, keys: Keys<'_>) -> Result<Output, ManagementEr
     body.insert("expires_at".into(), args.expires_at.into());
     insert_list(&mut body, "model_ids", args.model_id);
     insert_list(&mut body, "dataset_ids", args.dataset_id);
-    let new = NewKey::from_members(body, keys.clock.wall(), true, true)?;
+    let new = NewKey::from_members(body, keys.clock.wall(), true)?;
     let Created { key, secret } = keys.create(&OPERATOR, new).await?;
     let quota = &keys.config.quota;
     let now = keys.clock.wall();
@@ -115,7 +133,8 @@ async fn create(args: CreateArgs, keys: Keys<'_>) -> Result<Output, ManagementEr
         || key.to_json_with_secret(quota, &secret),
         || handed_out(&key, &secret, keys.config, now),
     );
-    Ok(Output { warnings: scope_warnings(&key, keys), ..output })
+    let warnings = scope_warnings(&key, keys);
+    Ok((key.record.id, Output { warnings, ..output }))
 }
 
 async fn update(args: UpdateArgs, keys: Keys<'_>) -> Result<Output, ManagementError> {
@@ -136,7 +155,7 @@ async fn update(args: UpdateArgs, keys: Keys<'_>) -> Result<Output, ManagementEr
         let options = "--name, --scope, --model-id, --all-models, --dataset-id, --all-datasets, --expires-at";
         return Err(invalid("nothing to change", format!("give at least one of {options}")));
     }
-    let changes = Changes::from_members(body, keys.clock.wall(), Nulls::Clear)?;
+    let changes = Changes::from_members(body, keys.clock.wall(), Nulls::Clear, None)?;
     let key = keys.update(&OPERATOR, key_id(&args.id).as_ref(), &changes).await?.key;
     let now = keys.clock.wall();
     let output = Output::either(args.json, || key.to_json(&keys.config.quota), || shown(&key, keys.config, now));
@@ -150,7 +169,10 @@ async fn switch(args: &KeyArgs, disabled: bool, keys: Keys<'_>) -> Result<Output
     let (key, quota) = (changed.key, &keys.config.quota);
     let what = format!("{} ({})", key.record.id, key.record.name);
     if !disabled {
-        return Ok(Output::either(args.json, || key.to_json(quota), || format!("Enabled {what}.\n")));
+        let expired = key.record.expires_at.filter(|at| *at <= keys.clock.wall());
+        let warning = expired.map(|at| format!("the key expired at {at} and stays refused; keys update --expires-at"));
+        let output = Output::either(args.json, || key.to_json(quota), || format!("Enabled {what}.\n"));
+        return Ok(Output { warnings: warning.into_iter().collect(), ..output });
     }
     let acknowledged = acknowledged(keys, changed.revision).await;
     Ok(Output::either(
@@ -320,7 +342,7 @@ fn happened(events: &[Event]) -> String {
     rows.extend(events.iter().map(|event| {
         vec![
             event.at.to_string(),
-            format!("{:?}", event.action).to_lowercase(),
+            event.action.as_str().to_owned(),
             event.by.clone(),
             event.from.clone(),
             event.changed.join(", "),

@@ -120,6 +120,17 @@ async fn a_disable_and_a_delete_say_who_obeys() {
 }
 
 #[tokio::test]
+async fn enabling_a_key_that_has_expired_says_so() {
+    let store = StubStore::default();
+    store.put(KeyRecord { expires_at: Some(now()), disabled: true, ..record("k") });
+    let output = answer_to(&store, "enable k --json").await.unwrap();
+    assert_eq!(output.warnings.len(), 1);
+    assert!(output.warnings[0].contains("expired at 2026-06-01T12:00:00Z"), "{:?}", output.warnings);
+    store.put(KeyRecord { disabled: true, ..record("k2") });
+    assert_eq!(answer_to(&store, "enable k2").await.unwrap().warnings, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn usage_is_shown_by_endpoint_day_and_status() {
     let store = StubStore::default();
     store.put(record("k"));

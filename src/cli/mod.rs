@@ -26,6 +26,7 @@ use clap::error::ErrorKind;
 use crate::app;
 use crate::config::diagnostic::{ConfigError, Diagnostic};
 use crate::config::model::Config;
+use crate::management::problem::ManagementError;
 use crate::store::Store;
 use crate::telemetry::redact;
 use args::{Cli, Command};
@@ -40,6 +41,9 @@ enum CliError {
     /// The file has mistakes.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The arguments cannot be right, whatever the store holds.
+    #[error("{0}")]
+    Usage(String),
     /// Anything else, in one line.
     #[error("{0}")]
     Failed(String),
@@ -58,11 +62,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("{error}");
             ExitCode::from(CONFIGURATION)
         }
-        Err(CliError::Failed(message)) => {
-            eprintln!("error: {}", redact::keys(&message));
-            ExitCode::from(FAILED)
-        }
+        Err(CliError::Usage(message)) => complain(&message, USAGE),
+        Err(CliError::Failed(message)) => complain(&message, FAILED),
     }
+}
+
+fn complain(message: &str, code: u8) -> ExitCode {
+    eprintln!("error: {}", redact::keys(message));
+    ExitCode::from(code)
 }
 
 /// `--help` is an answer; anything else is a mistake. What was typed may hold a key.
@@ -93,7 +100,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
             demo::run(load(file)?)?;
         }
         Command::Check { format } => return Ok(check::run(file, format)),
-        Command::Routes => routes::run(&load(file)?),
+        Command::Routes => routes::run(&load(file)?).map_err(failed)?,
         Command::Explain(args) => {
             let config = load(file)?;
             explain::run(&config, &args, || open(&config))?;
@@ -129,6 +136,16 @@ fn open(config: &Config) -> Result<Arc<dyn Store>, CliError> {
 fn block_on<F: Future>(future: F) -> Result<F::Output, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     Ok(runtime.block_on(future))
+}
+
+/// An operation that was refused. Its body, query or account came from the arguments.
+fn refused(error: ManagementError) -> CliError {
+    match error {
+        ManagementError::InvalidBody(_) | ManagementError::InvalidQuery(_) | ManagementError::InvalidAccount(_) => {
+            CliError::Usage(error.to_string())
+        }
+        other => failed(other),
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> CliError {

@@ -6,9 +6,13 @@ use crate::config::model::Config;
 use crate::policy::resource::{Kind, LimitedKeys};
 use crate::policy::route::{Route, UpstreamId};
 
-/// Prints the table on stdout. A reader that went away (`| head`) is no failure.
-pub(super) fn run(config: &Config) {
-    let _ = table(config, &mut io::stdout().lock());
+/// Prints the table on stdout. A reader that went away (`| head`) is no failure; a table that is cut short otherwise is.
+pub(super) fn run(config: &Config) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match table(config, &mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// A line for each route: method, path, access, bindings, upstream.

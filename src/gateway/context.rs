@@ -24,6 +24,7 @@ use crate::policy::key::Timestamp;
 use crate::policy::route::{Route, RouteId};
 use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
+use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
 use crate::upstream::Progress;
 use crate::usage::Hit;
@@ -310,6 +311,15 @@ impl RequestRecord {
         self.trace_id.to_traceparent(self.request_id)
     }
 
+    /// An endpoint that is no route's is a management call's.
+    fn place(&self) -> Place {
+        match (self.route, &self.endpoint) {
+            (Some(id), _) => Place::Route(id),
+            (None, Some(_)) => Place::Management,
+            (None, None) => Place::Nowhere,
+        }
+    }
+
     fn line(&mut self, duration: f64) -> Line {
         Line {
             time: self.time,
@@ -343,7 +353,7 @@ impl Drop for RequestRecord {
         }
         let duration = now.since(self.started).as_secs_f64();
         shared.metrics.in_flight.decrement(1.0);
-        shared.metrics.request(self.route, class);
+        shared.metrics.request(self.place(), class);
         shared.metrics.duration.record(duration);
         if let Some(code) = self.code {
             shared.metrics.refusal(code);

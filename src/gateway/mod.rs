@@ -23,7 +23,7 @@ use crate::config::model::Config;
 use crate::limit::{LimitError, Limiter, Permit};
 use crate::management::api::Management;
 use crate::management::call::Call;
-use crate::management::rate::RetryAfter;
+use crate::management::rate::TooManyCalls;
 use crate::policy::access::Authenticated;
 use crate::policy::credential::Credential;
 use crate::policy::headers::{self, Origin};
@@ -77,7 +77,7 @@ pub enum GatewayError {
     /// A refusal of the management API.
     Problem(Problem),
     /// `management.rate` is used up.
-    TooManyCalls(RetryAfter),
+    TooManyCalls(TooManyCalls),
     /// The store could not be asked about a key or a lease.
     StoreUnavailable,
     /// No memory left for inspecting bodies.

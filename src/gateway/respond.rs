@@ -22,8 +22,7 @@ use serde_json::json;
 use super::GatewayError;
 use super::context::{ConnInfo, Inbound, RequestRecord};
 use crate::limit::Permit;
-use crate::policy::headers::{X_REQUEST_ID, set_quota};
-use crate::policy::quota::QuotaState;
+use crate::policy::headers::{X_REQUEST_ID, set_management_rate, set_quota};
 use crate::policy::rejection::{Problem, Rejection};
 use crate::upstream::{BodyError, UpstreamBody, UpstreamError};
 
@@ -119,6 +118,9 @@ pub fn render(
     if let Some(state) = quota.or(record.permit.as_ref().and_then(Permit::quota)) {
         set_quota(&mut headers, state);
     }
+    if let GatewayError::TooManyCalls(calls) = &error {
+        set_management_rate(&mut headers, &calls.window(record.time()));
+    }
     if let GatewayError::Rejected(Rejection::MethodNotAllowed(allow)) = &error {
         insert(&mut headers, ALLOW, allow);
     }
@@ -130,7 +132,7 @@ pub fn render(
     }
     let malformed = matches!(&error, GatewayError::Rejected(r) if r.is_malformed());
     refuse_body(conn, inbound, malformed || record.is_unread(), &mut headers);
-    problem_response(&problem, quota, record, headers)
+    problem_response(&problem, &error.violated(), record, headers)
 }
 
 fn insert(headers: &mut HeaderMap, name: http::HeaderName, text: &str) {
@@ -139,10 +141,10 @@ fn insert(headers: &mut HeaderMap, name: http::HeaderName, text: &str) {
     }
 }
 
-/// A problem document with its reason phrase.
+/// A problem document with its reason phrase. `violated`: the windows of a 429.
 pub fn problem_response(
     problem: &Problem,
-    quota: Option<&QuotaState>,
+    violated: &[&str],
     record: &RequestRecord,
     headers: HeaderMap,
 ) -> Response<ProxyBody> {
@@ -155,9 +157,7 @@ pub fn problem_response(
         "message": problem.message,
         "request_id": record.request_id.as_str(),
     });
-    if let Some(state) = quota {
-        let names = [(state.violated.minute, "minute"), (state.violated.day, "day")];
-        let violated: Vec<&str> = names.iter().filter(|(violated, _)| *violated).map(|(_, name)| *name).collect();
+    if !violated.is_empty() {
         document["type"] = "https://iana.org/assignments/http-problem-types#quota-exceeded".into();
         document["violated-policies"] = violated.into();
     }
@@ -217,7 +217,7 @@ impl GatewayError {
         match self {
             Self::Rejected(rejection) => rejection.problem(),
             Self::Problem(problem) => problem.clone(),
-            Self::TooManyCalls(wait) => wait.problem(),
+            Self::TooManyCalls(calls) => calls.problem(),
             Self::StoreUnavailable => own(
                 503,
                 "store_unavailable",
@@ -255,10 +255,21 @@ impl GatewayError {
         }
     }
 
+    /// The windows that have no room left, for the 429s.
+    fn violated(&self) -> Vec<&'static str> {
+        match self {
+            Self::Rejected(Rejection::RateLimited(state)) => {
+                let names = [(state.violated.minute, "minute"), (state.violated.day, "day")];
+                names.iter().filter(|(violated, _)| *violated).map(|(_, name)| *name).collect()
+            }
+            Self::TooManyCalls(_) => vec!["management"],
+            _ => Vec::new(),
+        }
+    }
+
     /// `Retry-After`, for the 503s.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::TooManyCalls(wait) => Some(wait.0),
             Self::StoreUnavailable | Self::Overloaded => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,

@@ -8,7 +8,7 @@ use super::audit;
 use super::problem::{ManagementError, quoted};
 use crate::config::model::{Config, Plan, Quota};
 use crate::policy::key::{Account, AccountId, QuotaLimits};
-use crate::store::{Revision, Store, StoreError};
+use crate::store::{KeyFilter, Revision, Store, StoreError};
 
 /// See `keys::ATTEMPTS`.
 const ATTEMPTS: usize = 16;
@@ -55,6 +55,15 @@ impl Accounts<'_> {
         self.replace(id, |account| Account { suspended, ..account }).await
     }
 
+    /// Whether anything was set for the account, or a key is its.
+    pub async fn is_known(&self, id: &AccountId) -> Result<bool, ManagementError> {
+        if self.store.account(id.clone()).await?.is_some() {
+            return Ok(true);
+        }
+        let its = KeyFilter { account_id: Some(id.clone()), ..KeyFilter::default() };
+        Ok(!self.store.keys(its).await?.is_empty())
+    }
+
     /// One account; one that nobody has set anything for is on the default plan.
     pub async fn get(&self, id: &AccountId) -> Result<Account, ManagementError> {
         let found = self.store.account(id.clone()).await?;
@@ -84,7 +93,9 @@ impl Accounts<'_> {
             }
             match self.store.replace_account(account.clone(), version).await {
                 Ok(revision) => {
-                    audit::account(&account, "cli");
+                    if account != old {
+                        audit::account(&account, audit::OPERATOR);
+                    }
                     return Ok(ChangedAccount { account, revision: Some(revision) });
                 }
                 Err(StoreError::Conflict) => {}

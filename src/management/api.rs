@@ -11,11 +11,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::acknowledge::{self, Acknowledged};
-use super::body::{self, BODY_LIMIT, Changes, NewKey, Nulls};
+use super::body::{BODY_LIMIT, Changes, NewKey, Nulls};
 use super::call::{Address, Call, Operation};
+use super::grant;
 use super::keys::{Caller, Deleted, Keys};
+use super::object::object;
 use super::problem::{BadMember, ManagementError};
-use super::rate::{CallRate, RetryAfter};
+use super::rate::{CallRate, TooManyCalls};
 use super::usage::Days;
 use super::view;
 use crate::clock::Clock;
@@ -24,7 +26,6 @@ use crate::policy::access::KeyProfile;
 use crate::policy::key::{AccountId, KeyId};
 use crate::policy::quota::QuotaState;
 use crate::policy::rejection::{Problem, Rejection};
-use crate::policy::scope::Scope;
 use crate::store::{Revision, Store};
 
 /// Writes this process's usage counters to the store, so that the next reading is exact.
@@ -63,7 +64,7 @@ impl Management {
     }
 
     /// Charges one call to `management.rate` of the calling key.
-    pub fn charge(&self, key: &KeyId) -> Result<(), RetryAfter> {
+    pub fn charge(&self, key: &KeyId) -> Result<(), TooManyCalls> {
         self.rate.charge(key, self.clock.mono())
     }
 
@@ -105,7 +106,7 @@ impl Management {
                 let found = keys.list(&caller, include_deleted(call)?).await?;
                 Ok((200, found.iter().map(|key| key.to_json(&self.config.quota)).collect()))
             }
-            Operation::Create => self.create(keys, &caller, profile, call.address, body).await,
+            Operation::Create => self.create(keys, &caller, call.address, body).await,
             Operation::Current => {
                 let itself = Caller::key(profile, profile.record.account_id.clone(), from);
                 let key = keys.get(&itself, Some(&profile.record.id), Deleted::Hidden).await?;
@@ -140,17 +141,10 @@ impl Management {
         }
     }
 
-    async fn create(
-        &self,
-        keys: Keys<'_>,
-        caller: &Caller<'_>,
-        profile: &KeyProfile,
-        address: Address,
-        body: &[u8],
-    ) -> Outcome {
+    async fn create(&self, keys: Keys<'_>, caller: &Caller<'_>, address: Address, body: &[u8]) -> Outcome {
         let scopes_required = address == Address::BasePath;
-        let members = body::object(body)?;
-        let new = NewKey::from_members(members, self.clock.wall(), scopes_required, is_admin(profile))?;
+        let members = object(body)?;
+        let new = NewKey::from_members(members, self.clock.wall(), scopes_required)?;
         let created = keys.create(caller, new).await?;
         for scope in keys.unknown_scopes(&created.key.record.scopes) {
             tracing::warn!(key_id = %created.key.record.id, %scope, "a key was given a scope that no route knows");
@@ -166,8 +160,8 @@ impl Management {
         nulls: Nulls,
         body: &[u8],
     ) -> Outcome {
-        keys.get(caller, id, Deleted::Hidden).await?;
-        let changes = Changes::from_members(body::object(body)?, self.clock.wall(), nulls)?;
+        let present = keys.get(caller, id, Deleted::Hidden).await?.record;
+        let changes = Changes::from_members(object(body)?, self.clock.wall(), nulls, Some(&present))?;
         let changed = keys.update(caller, id, &changes).await?;
         if changes.disabled != Some(true) {
             return Ok((200, changed.key.to_json(&self.config.quota)));
@@ -186,14 +180,10 @@ fn status_of(acknowledged: &Acknowledged) -> u16 {
     if acknowledged.is_complete() { 200 } else { 202 }
 }
 
-fn is_admin(profile: &KeyProfile) -> bool {
-    Scope::parse("api-keys:admin").is_ok_and(|admin| profile.grants.allows(&admin))
-}
-
 /// The account whose keys are meant: the caller's, unless an administrator names another.
 fn account_of(call: &Call, profile: &KeyProfile) -> Result<AccountId, ManagementError> {
     let own = profile.record.account_id.clone();
-    if !is_admin(profile) {
+    if !grant::is_admin(profile) {
         return Ok(own);
     }
     let Some(named) = call.query.one("account_id")? else { return Ok(own) };

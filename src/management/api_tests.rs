@@ -228,7 +228,10 @@ async fn an_administrator_names_the_account_and_others_cannot() {
 
     let (_, json) = fixture.done("GET", &of_u2, "").await;
     assert!(json.as_array().unwrap().iter().all(|key| key["account_id"] == "u-1"));
-    let (_, json) = fixture.done("POST", BASE, body).await;
+    let refused = fixture.refused("POST", BASE, body).await;
+    assert_eq!((refused.status, refused.code), (403, "grant_exceeds_caller"));
+    assert!(refused.message.contains("account_id"), "{}", refused.message);
+    let (_, json) = fixture.done("POST", BASE, &body.replace("u-3", "u-1")).await;
     assert_eq!(json["account_id"], "u-1");
 }
 

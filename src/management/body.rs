@@ -4,10 +4,10 @@
 //! given; any other unknown member is refused, because a misspelt limit that is ignored would be no limit. The command line
 //! builds the same JSON from its arguments and goes through the same door. Whether the caller may do it is [`super::grant`].
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::problem::{BadMember, ManagementError, holds_secret, quoted};
-use crate::policy::key::{AccountId, Environment, OrganizationId, ResourceId, Timestamp};
+use crate::policy::key::{AccountId, Environment, KeyRecord, OrganizationId, ResourceId, Timestamp};
 use crate::policy::scope::Scope;
 
 /// Bytes of a body at most; the transport stops reading there.
@@ -22,11 +22,10 @@ const EXPIRES_IN_DAYS: i64 = 36_500;
 const LAST_MILLISECOND: i64 = 253_402_300_799_999;
 
 /// Members of an answer that only the gateway sets. Accepted and ignored.
-const READ_ONLY: [&str; 13] = [
+const READ_ONLY: [&str; 12] = [
     "id",
     "key",
     "key_prefix",
-    "account_id",
     "plan",
     "created_at",
     "updated_at",
@@ -84,7 +83,7 @@ pub struct NewKey {
     pub expires_at: Option<Timestamp>,
     /// Live or test.
     pub environment: Option<Environment>,
-    /// The account it is for; heeded only from callers that may name one.
+    /// The account it is for; another than the caller's own is for those who may name one ([`super::grant`]).
     pub account_id: Option<AccountId>,
 }
 
@@ -124,25 +123,12 @@ impl Changes {
     }
 }
 
-/// Reads the octets of a body as one JSON object.
-pub fn object(body: &[u8]) -> Result<Map<String, Value>, ManagementError> {
-    let not_an_object = |why: String| ManagementError::InvalidBody(vec![BadMember::new("body", why)]);
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(not_an_object("must be a JSON object".to_owned())),
-        // Where, but never what: the parser's own text may repeat the body.
-        Err(error) => Err(not_an_object(format!("is not JSON, at line {} column {}", error.line(), error.column()))),
-    }
-}
-
 impl NewKey {
-    /// Validates a creation. `scopes_required`: at `base_path`, not for the published client. `names_account`: the caller
-    /// may say for whom; for others `account_id` is read-only.
+    /// Validates a creation. `scopes_required`: at `base_path`, not for the published client.
     pub fn from_members(
         members: Map<String, Value>,
         now: Timestamp,
         scopes_required: bool,
-        names_account: bool,
     ) -> Result<Self, ManagementError> {
         let mut members = Members { rest: members, bad: Vec::new() };
         let name = members.read("name", name).value();
@@ -163,7 +149,7 @@ impl NewKey {
             members.refuse("expires_in_days", "give this or expires_at, not both");
             members.refuse("expires_at", "give this or expires_in_days, not both");
         }
-        let account_id = if names_account { members.read("account_id", account).value() } else { None };
+        let account_id = members.read("account_id", account).value();
         // A key is born enabled; ignoring `true` would leave a key open that somebody believes shut.
         if members.read("disabled", boolean).value() == Some(true) {
             members.refuse("disabled", "a key is created enabled; disable it afterwards");
@@ -177,8 +163,13 @@ impl NewKey {
 }
 
 impl Changes {
-    /// Validates an update.
-    pub fn from_members(members: Map<String, Value>, now: Timestamp, nulls: Nulls) -> Result<Self, ManagementError> {
+    /// Validates an update. `present`: the key as it is, where what it has for life may be named too.
+    pub fn from_members(
+        members: Map<String, Value>,
+        now: Timestamp,
+        nulls: Nulls,
+        present: Option<&KeyRecord>,
+    ) -> Result<Self, ManagementError> {
         let mut members = Members { rest: members, bad: Vec::new() };
         if nulls == Nulls::Leave {
             members.rest.retain(|_, value| !value.is_null());
@@ -194,9 +185,18 @@ impl Changes {
         if changes.scopes.as_ref().is_some_and(Vec::is_empty) {
             members.refuse("scopes", "at least one scope is required");
         }
-        // These belong to the key for life; a client that sends the whole object back means nothing by them.
-        for fixed in ["organization_id", "environment"] {
-            members.rest.shift_remove(fixed);
+        // These belong to the key for life. A client that sends the whole object back means nothing by them; one that sends
+        // another value must not believe that it was taken.
+        for (fixed, value) in present.into_iter().flat_map(|present| {
+            [
+                ("organization_id", json!(present.organization_id)),
+                ("environment", json!(present.environment)),
+                ("account_id", json!(present.account_id)),
+            ]
+        }) {
+            if members.rest.shift_remove(fixed).is_some_and(|named| named != value) {
+                members.refuse(fixed, "belongs to a key for life; create another key");
+            }
         }
         if members.rest.shift_remove("expires_in_days").is_some() {
             members.refuse("expires_in_days", "only when a key is created; use expires_at");

@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use super::*;
+use crate::management::object::object;
+use crate::management::testing::record;
 
 fn now() -> Timestamp {
     Timestamp::parse("2026-06-01T12:00:00Z").unwrap()
@@ -13,11 +15,11 @@ fn members(value: Value) -> Map<String, Value> {
 }
 
 fn create(value: Value) -> Result<NewKey, Vec<String>> {
-    NewKey::from_members(members(value), now(), true, false).map_err(bad_members)
+    NewKey::from_members(members(value), now(), true).map_err(bad_members)
 }
 
 fn update(value: Value, nulls: Nulls) -> Result<Changes, Vec<String>> {
-    Changes::from_members(members(value), now(), nulls).map_err(bad_members)
+    Changes::from_members(members(value), now(), nulls, Some(&record("k"))).map_err(bad_members)
 }
 
 fn bad_members(error: ManagementError) -> Vec<String> {
@@ -130,7 +132,7 @@ fn null_on_create_is_absent_and_read_only_members_are_ignored() {
     });
     assert_eq!(create(with(nulls)).unwrap(), plain);
     let read_only = json!({
-        "id": 7, "key": "sm_live_0123456789abcdef", "key_prefix": [], "account_id": "a b", "plan": {}, "created_at": 0,
+        "id": 7, "key": "sm_live_0123456789abcdef", "key_prefix": [], "plan": {}, "created_at": 0,
         "updated_at": 0, "last_used_at": 0, "created_by": 0, "previous": 0, "limits": 0, "acknowledged": 0
     });
     assert_eq!(create(with(read_only)).unwrap(), plain);
@@ -140,7 +142,7 @@ fn null_on_create_is_absent_and_read_only_members_are_ignored() {
 fn the_published_client_may_leave_scopes_empty() {
     // Byte for byte what seeme 0.43.2 sends.
     let body = br#"{"name":"n","scopes":[],"organization_id":null,"expires_in_days":null}"#;
-    let new = NewKey::from_members(object(body).unwrap(), now(), false, false).unwrap();
+    let new = NewKey::from_members(object(body).unwrap(), now(), false).unwrap();
     assert_eq!((new.scopes, new.expires_at), (None, None));
 }
 
@@ -162,18 +164,31 @@ fn a_secret_is_accepted_nowhere_and_not_repeated() {
         json!({"expires_at": secret}),
         json!({secret: 1}),
     ] {
-        let error = NewKey::from_members(members(with(changes.clone())), now(), true, false).unwrap_err();
+        let error = NewKey::from_members(members(with(changes.clone())), now(), true).unwrap_err();
         let told = format!("{error} {:?} {error:?}", error.problem());
         assert!(!told.contains(&secret[..13]), "{changes}: {told}");
     }
 }
 
 #[test]
-fn only_a_caller_that_may_name_an_account_has_it_heeded() {
-    let body = members(with(json!({"account_id": "u-2"})));
-    let ignored = NewKey::from_members(body.clone(), now(), true, false).unwrap();
-    let heeded = NewKey::from_members(body, now(), true, true).unwrap();
-    assert_eq!((ignored.account_id, heeded.account_id), (None, AccountId::parse("u-2").ok()));
+fn an_account_that_is_named_is_heeded() {
+    let account = |body| create(with(body)).map(|new| new.account_id);
+    assert_eq!(account(json!({"account_id": "u-2"})).unwrap(), AccountId::parse("u-2").ok());
+    assert_eq!(account(json!({"account_id": null})).unwrap(), None);
+    assert_eq!(account(json!({"account_id": "a b"})).unwrap_err(), ["account_id"]);
+}
+
+#[test]
+fn a_member_that_is_there_twice_is_refused_by_name_however_it_is_written() {
+    for (body, names) in [
+        (r#"{"scopes":["models:read"],"scopes":["*"]}"#, "scopes"),
+        (r#"{"name":"n","scopes":["a:b"],"sc\u006fpes":["a:b"],"name":"n","name":"m"}"#, "scopes, name"),
+        (r#"{"sm_live_0123456789abcdef":1,"sm_live_0123456789abcdef":2}"#, "(a key)"),
+    ] {
+        let refused = object(body.as_bytes()).unwrap_err().to_string();
+        assert_eq!(refused, format!("{names}: given more than once"), "{body}");
+    }
+    assert!(object(br#"{"a":{"b":1,"c":2},"b":1}"#).is_ok());
 }
 
 #[test]
@@ -199,8 +214,23 @@ fn an_update_names_every_bad_member_and_ignores_what_cannot_change() {
     bad.sort();
     assert_eq!(bad, ["colour", "disabled", "expires_at", "expires_in_days", "model_ids", "name", "scopes"]);
 
-    let fixed = json!({"id": "x", "environment": 1, "organization_id": [], "plan": "pro", "disabled": true});
+    let fixed = json!({"id": "x", "plan": "pro", "disabled": true});
     assert!(update(fixed, Nulls::Clear).unwrap().only_disables());
+}
+
+#[test]
+fn what_a_key_has_for_life_is_accepted_as_it_is_and_refused_when_it_differs() {
+    let present = json!({"organization_id": null, "environment": "live", "account_id": "u-1", "disabled": true});
+    for nulls in [Nulls::Clear, Nulls::Leave] {
+        assert!(update(present.clone(), nulls).unwrap().only_disables());
+        let bad = json!({"organization_id": "o-1", "environment": "test", "account_id": "u-2", "colour": 1});
+        assert_eq!(update(bad, nulls).unwrap_err(), ["organization_id", "environment", "account_id", "colour"]);
+        let nonsense = json!({"organization_id": [], "environment": 1, "account_id": {}});
+        assert_eq!(update(nonsense, nulls).unwrap_err(), ["organization_id", "environment", "account_id"]);
+    }
+    let nulls = json!({"environment": null, "account_id": null});
+    assert_eq!(update(nulls.clone(), Nulls::Clear).unwrap_err(), ["environment", "account_id"]);
+    assert!(update(nulls, Nulls::Leave).is_ok());
 }
 
 #[test]

@@ -8,13 +8,19 @@ use std::collections::BTreeSet;
 use super::problem::{Excess, ManagementError};
 use crate::policy::access::KeyProfile;
 use crate::policy::key::{KeyRecord, ResourceId};
-use crate::policy::scope::ScopeCatalog;
+use crate::policy::scope::{Scope, ScopeCatalog};
 
-/// Checks that `result` lies within what `caller` has: scopes, models, datasets, organization, environment, expiry. Names
-/// everything that does not.
+/// Whether a caller may work on the keys of other accounts.
+pub fn is_admin(caller: &KeyProfile) -> bool {
+    Scope::parse("api-keys:admin").is_ok_and(|admin| caller.grants.allows(&admin))
+}
+
+/// Checks that `result` lies within what `caller` has: account, scopes, models, datasets, organization, environment, expiry.
+/// Names everything that does not.
 pub fn check(result: &KeyRecord, caller: &KeyProfile, catalog: &ScopeCatalog) -> Result<(), ManagementError> {
     let mine = &caller.record;
     let excess: Vec<Excess> = [
+        account(result, caller).map(|what| Excess { member: "account_id", what }),
         scopes(result, caller, catalog).map(|what| Excess { member: "scopes", what }),
         ids(mine.model_ids.as_deref(), result.model_ids.as_deref()).map(|what| Excess { member: "model_ids", what }),
         ids(mine.dataset_ids.as_deref(), result.dataset_ids.as_deref())
@@ -27,6 +33,11 @@ pub fn check(result: &KeyRecord, caller: &KeyProfile, catalog: &ScopeCatalog) ->
     .flatten()
     .collect();
     if excess.is_empty() { Ok(()) } else { Err(ManagementError::GrantExceedsCaller(excess)) }
+}
+
+fn account(result: &KeyRecord, caller: &KeyProfile) -> Option<String> {
+    let own = result.account_id == caller.record.account_id;
+    if own || is_admin(caller) { None } else { Some("naming another account needs api-keys:admin".to_owned()) }
 }
 
 fn scopes(result: &KeyRecord, caller: &KeyProfile, catalog: &ScopeCatalog) -> Option<String> {
@@ -66,7 +77,6 @@ mod tests {
     use super::*;
     use crate::management::testing::{catalog, profile, record};
     use crate::policy::key::{Environment, OrganizationId, Timestamp};
-    use crate::policy::scope::Scope;
 
     fn beyond(caller: impl FnOnce(&mut KeyRecord), result: impl FnOnce(&mut KeyRecord)) -> Vec<&'static str> {
         let (mut mine, mut theirs) = (record("caller"), record("new"));
@@ -126,6 +136,13 @@ mod tests {
         let limited = |key: &mut KeyRecord| key.dataset_ids = some_ids(&["d-1"]);
         assert_eq!(beyond(limited, |key| key.dataset_ids = None), ["dataset_ids"]);
         assert!(beyond(|_| {}, |key| key.model_ids = some_ids(&["m-9"])).is_empty());
+    }
+
+    #[test]
+    fn another_account_is_for_those_who_hold_its_scope_by_name() {
+        let other = |key: &mut KeyRecord| key.account_id = crate::policy::key::AccountId::parse("u-2").unwrap();
+        assert_eq!(beyond(|_| {}, other), ["account_id"]);
+        assert!(beyond(|key| key.scopes = scopes(&["*", "api-keys:admin"]), other).is_empty());
     }
 
     #[test]

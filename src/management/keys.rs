@@ -143,12 +143,13 @@ impl Keys<'_> {
         let event = caller.event(now, Action::Created, Vec::new());
         self.store.create_key(record.clone(), row.clone(), event.clone()).await?;
         audit::key(&event, &record);
-        Ok(Created { key: KeyView { record, account, secrets: vec![row] }, secret })
+        Ok(Created { key: KeyView { record, account, secrets: vec![row], former_use: None }, secret })
     }
 
     /// The keys that the caller sees, newest first.
     pub async fn list(&self, caller: &Caller<'_>, deleted: Deleted) -> Result<Vec<KeyView>, ManagementError> {
-        let filter = KeyFilter { account_id: caller.account.clone(), include_deleted: deleted == Deleted::Shown };
+        let account_id = caller.account.clone();
+        let filter = KeyFilter { id: None, account_id, include_deleted: deleted == Deleted::Shown };
         let keys = self.store.keys(filter).await?;
         Ok(keys.into_iter().filter(|key| caller.sees(&key.record)).map(KeyView::from).collect())
     }
@@ -176,12 +177,13 @@ impl Keys<'_> {
             if !changes.only_disables() {
                 self.check_grant(caller, &record)?;
             }
-            // Repeating a disable is how somebody asks again whether everybody obeys by now: it gets a revision of its own.
+            // Repeating a disable is how somebody asks again whether everybody obeys by now: it gets a revision of its own
+            // (and no event, since nothing changed).
             if changed.is_empty() && changes.disabled != Some(true) {
                 return Ok(None);
             }
             let action = match (old.disabled, record.disabled) {
-                (_, true) if changes.disabled.is_some() => Action::Disabled,
+                (false, true) => Action::Disabled,
                 (true, false) => Action::Enabled,
                 _ => Action::Updated,
             };
@@ -232,7 +234,10 @@ impl Keys<'_> {
         deleted: Deleted,
     ) -> Result<StoredKey, ManagementError> {
         let id = id.ok_or(ManagementError::KeyNotFound)?;
-        let found = self.store.key(id.clone()).await?;
+        // The store looks for a key of this account: another's is as fast to be not found as an absent one, unread.
+        let account_id = caller.account.clone();
+        let filter = KeyFilter { id: Some(id.clone()), account_id, include_deleted: true };
+        let found = self.store.keys(filter).await?.pop();
         let hidden = |key: &StoredKey| key.record.deleted_at.is_some() && deleted == Deleted::Hidden;
         found.filter(|key| caller.sees(&key.record) && !hidden(key)).ok_or(ManagementError::KeyNotFound)
     }
@@ -250,11 +255,13 @@ impl Keys<'_> {
             let Some((record, action, changed)) = decide(&old.record, now)? else {
                 return Ok(Changed { key: old.into(), revision: None });
             };
-            let event = caller.event(now, action, changed);
+            let event = (record != old.record).then(|| caller.event(now, action, changed));
             match self.store.replace_key(record.clone(), old.version, event.clone()).await {
                 Ok(revision) => {
-                    audit::key(&event, &record);
-                    let key = KeyView { record, account: old.account, secrets: old.secrets };
+                    if let Some(event) = event {
+                        audit::key(&event, &record);
+                    }
+                    let key = KeyView::from(StoredKey { record, ..old });
                     return Ok(Changed { key, revision: Some(revision) });
                 }
                 Err(StoreError::Conflict) => {}

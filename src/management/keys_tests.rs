@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::management::body::object;
+use crate::management::object::object;
 use crate::management::testing::{Stopped, StubStore, config, now, organization, profile, record, scope};
 use crate::policy::key::ResourceId;
 use crate::store::Version;
@@ -30,7 +30,7 @@ fn caller(profile: &KeyProfile) -> Caller<'_> {
 }
 
 fn new(body: serde_json::Value) -> NewKey {
-    NewKey::from_members(object(body.to_string().as_bytes()).unwrap(), now(), false, true).unwrap()
+    NewKey::from_members(object(body.to_string().as_bytes()).unwrap(), now(), false).unwrap()
 }
 
 fn id(text: &str) -> Option<KeyId> {
@@ -190,7 +190,7 @@ async fn only_named_members_change_and_the_event_says_which() {
 }
 
 #[tokio::test]
-async fn a_change_to_what_is_already_so_writes_nothing_but_a_disable_always_does() {
+async fn a_change_to_what_is_already_so_writes_no_event_and_only_a_disable_gets_a_revision() {
     let fixture = Fixture::new([KeyRecord { disabled: true, ..record("k") }]);
     let profile = profile(record("caller"));
     let same = Changes { name: Some("key k".into()), ..renamed() };
@@ -201,7 +201,7 @@ async fn a_change_to_what_is_already_so_writes_nothing_but_a_disable_always_does
     assert_eq!(update(Changes::switch(false)).await.revision, Some(Revision(2)));
     assert_eq!(update(Changes::switch(false)).await.revision, None);
     let actions: Vec<_> = fixture.store.edit(|state| state.events.iter().map(|(_, event)| event.action).collect());
-    assert_eq!(actions, [Action::Disabled, Action::Enabled]);
+    assert_eq!(actions, [Action::Enabled]);
 }
 
 #[tokio::test]

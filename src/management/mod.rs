@@ -7,6 +7,7 @@
 //! | [`call`] | method and path to a [`Call`](call::Call), or 404, 405 |
 //! | [`rate`] | `management.rate` of the calling key |
 //! | [`api`] | the call carried out, as status and JSON; the only room that a transport needs |
+//! | [`object`] | a body as one JSON object |
 //! | [`body`] | JSON to types that cannot be wrong |
 //! | [`grant`] | nobody gives more than they have |
 //! | [`keys`], [`accounts`] | the operations on the store; the command line starts here |
@@ -25,6 +26,7 @@ pub mod body;
 pub mod call;
 pub mod grant;
 pub mod keys;
+pub mod object;
 pub mod problem;
 pub mod rate;
 pub mod usage;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::problem::problem;
 use crate::policy::instant::Mono;
-use crate::policy::key::KeyId;
+use crate::policy::key::{KeyId, Timestamp};
+use crate::policy::quota::{Window, WindowState};
 use crate::policy::rejection::Problem;
 
 const WINDOW: Duration = Duration::from_secs(60);
@@ -18,18 +19,23 @@ const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct CallRate {
     per_minute: u32,
-    window: Mutex<Window>,
+    window: Mutex<Callers>,
 }
 
 #[derive(Debug, Default)]
-struct Window {
+struct Callers {
     number: u64,
     calls: HashMap<KeyId, u32>,
 }
 
-/// The rate is exceeded; a call may succeed after so many seconds (at least one).
+/// The rate is exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryAfter(pub u64);
+pub struct TooManyCalls {
+    /// Calls in a minute.
+    pub limit: u32,
+    /// A call may succeed after so many seconds, at least one.
+    pub retry_after: u64,
+}
 
 impl CallRate {
     /// `per_minute` calls for each key.
@@ -38,31 +44,38 @@ impl CallRate {
     }
 
     /// Counts one call, or refuses it.
-    pub fn charge(&self, key: &KeyId, now: Mono) -> Result<(), RetryAfter> {
+    pub fn charge(&self, key: &KeyId, now: Mono) -> Result<(), TooManyCalls> {
         let length = WINDOW.as_micros() as u64;
         // A panic elsewhere cannot leave a counter half-written, so a poisoned lock is as good as any.
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.number != now.0 / length {
             // Keys that stopped calling are forgotten here, so the map holds one window's callers at most.
-            *window = Window { number: now.0 / length, calls: HashMap::new() };
+            *window = Callers { number: now.0 / length, calls: HashMap::new() };
         }
         let calls = window.calls.entry(key.clone()).or_default();
         if *calls >= self.per_minute {
-            return Err(RetryAfter((length - now.0 % length).div_ceil(1_000_000)));
+            let retry_after = (length - now.0 % length).div_ceil(1_000_000);
+            return Err(TooManyCalls { limit: self.per_minute, retry_after });
         }
         *calls += 1;
         Ok(())
     }
 }
 
-impl RetryAfter {
-    /// The refusal; `Retry-After` is the transport's to set.
+impl TooManyCalls {
+    /// The violated window as clients are told of it.
+    pub fn window(self, now: Timestamp) -> WindowState {
+        let reset = now.plus_seconds(self.retry_after as i64).unix_seconds().max(0) as u64;
+        WindowState { window: Window::Minute, limit: self.limit, remaining: 0, reset, seconds_left: self.retry_after }
+    }
+
+    /// The refusal; its header fields are the transport's to set.
     pub fn problem(self) -> Problem {
         problem(
             429,
             "rate_limited",
             "Too many management calls",
-            format!("This key called the management API too often; try again in {} s.", self.0),
+            format!("This key called the management API too often; try again in {} s.", self.retry_after),
         )
     }
 }
@@ -81,8 +94,8 @@ mod tests {
         let (one, other) = (KeyId::parse("one").unwrap(), KeyId::parse("other").unwrap());
         assert_eq!(rate.charge(&one, at(60)), Ok(()));
         assert_eq!(rate.charge(&one, at(61)), Ok(()));
-        assert_eq!(rate.charge(&one, at(90)), Err(RetryAfter(30)));
-        assert_eq!(rate.charge(&one, Mono(119_999_999)), Err(RetryAfter(1)));
+        assert_eq!(rate.charge(&one, at(90)), Err(TooManyCalls { limit: 2, retry_after: 30 }));
+        assert_eq!(rate.charge(&one, Mono(119_999_999)), Err(TooManyCalls { limit: 2, retry_after: 1 }));
         assert_eq!(rate.charge(&other, at(90)), Ok(()));
         assert_eq!(rate.charge(&one, at(120)), Ok(()));
     }
@@ -99,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_refusal_is_a_429_with_the_seconds_to_wait() {
-        let problem = RetryAfter(7).problem();
+        let problem = TooManyCalls { limit: 5, retry_after: 7 }.problem();
         assert_eq!((problem.status, problem.code), (429, "rate_limited"));
         assert!(problem.detail.contains("7 s"));
     }

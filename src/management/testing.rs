@@ -123,7 +123,13 @@ impl StubStore {
         };
         let account = Account::unset(record.account_id.clone());
         self.edit(|state| {
-            state.keys.push(StoredKey { record, account, secrets: vec![secret], version: Version(1) });
+            state.keys.push(StoredKey {
+                record,
+                account,
+                secrets: vec![secret],
+                former_use: None,
+                version: Version(1),
+            });
         });
     }
 
@@ -163,7 +169,8 @@ impl Store for StubStore {
     fn keys(&self, filter: KeyFilter) -> StoreFuture<'_, Vec<StoredKey>> {
         self.answer(|state| {
             let wanted = |key: &&StoredKey| {
-                filter.account_id.as_ref().is_none_or(|account| *account == key.record.account_id)
+                filter.id.as_ref().is_none_or(|id| *id == key.record.id)
+                    && filter.account_id.as_ref().is_none_or(|account| *account == key.record.account_id)
                     && (filter.include_deleted || key.record.deleted_at.is_none())
             };
             Ok(state.keys.iter().rev().filter(wanted).cloned().collect())
@@ -175,12 +182,18 @@ impl Store for StubStore {
             let account = state.accounts.get(&record.account_id).map(|(account, _)| account.clone());
             let account = account.unwrap_or_else(|| Account::unset(record.account_id.clone()));
             state.events.push((record.id.clone(), event));
-            state.keys.push(StoredKey { record, account, secrets: vec![secret], version: Version(1) });
+            state.keys.push(StoredKey {
+                record,
+                account,
+                secrets: vec![secret],
+                former_use: None,
+                version: Version(1),
+            });
             Ok(state.next())
         })
     }
 
-    fn replace_key(&self, record: KeyRecord, expected: Version, event: Event) -> StoreFuture<'_, Revision> {
+    fn replace_key(&self, record: KeyRecord, expected: Version, event: Option<Event>) -> StoreFuture<'_, Revision> {
         self.answer(|state| {
             let overtaken = state.overtaken();
             let key = state.keys.iter_mut().find(|key| key.record.id == record.id).unwrap();
@@ -192,7 +205,7 @@ impl Store for StubStore {
             }
             key.version.0 += 1;
             key.record = record.clone();
-            state.events.push((record.id, event));
+            state.events.extend(event.map(|event| (record.id, event)));
             Ok(state.next())
         })
     }

@@ -20,18 +20,20 @@ pub struct KeyView {
     pub account: Account,
     /// Its secrets, for last use and a rotation.
     pub secrets: Vec<SecretRow>,
+    /// When a secret that it no longer has was last used.
+    pub former_use: Option<Timestamp>,
 }
 
 impl From<StoredKey> for KeyView {
     fn from(stored: StoredKey) -> Self {
-        Self { record: stored.record, account: stored.account, secrets: stored.secrets }
+        Self { record: stored.record, account: stored.account, secrets: stored.secrets, former_use: stored.former_use }
     }
 }
 
 impl KeyView {
-    /// When any of its secrets was last used.
+    /// When any secret that it has or had was last used.
     pub fn last_used_at(&self) -> Option<Timestamp> {
-        self.secrets.iter().filter_map(|secret| secret.last_used_at).max()
+        self.secrets.iter().map(|secret| secret.last_used_at).max().flatten().max(self.former_use)
     }
 
     /// The key object of contract 6, without a secret.
@@ -140,7 +142,7 @@ mod tests {
             expires_at: None,
             last_used_at: None,
         }];
-        KeyView { record, account, secrets }
+        KeyView { record, account, secrets, former_use: None }
     }
 
     #[test]

@@ -233,6 +233,16 @@ pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
     }
 }
 
+/// The same for the refusal of a call that `management.rate` has no room for: its window is the violated one.
+pub fn set_management_rate(headers: &mut HeaderMap, window: &WindowState) {
+    set_shown_window(headers, window);
+    let policy = Text::new().str("\"management\";q=").number(window.limit).str(";w=60");
+    headers.insert(RATELIMIT_POLICY, policy.into_value());
+    let state = Text::new().str("\"management\";r=").number(window.remaining).str(";t=").number(window.seconds_left);
+    headers.insert(RATELIMIT, state.into_value());
+    headers.insert(RETRY_AFTER, HeaderValue::from(window.seconds_left));
+}
+
 /// A short field value, put together on the stack: on every answer, so neither a `String` nor the machinery of `format!`.
 struct Text {
     room: [u8; 128],

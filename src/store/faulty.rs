@@ -213,7 +213,7 @@ faulty_methods! {
     Key key(id: KeyId) -> Option<StoredKey>;
     Keys keys(filter: KeyFilter) -> Vec<StoredKey>;
     CreateKey create_key(record: KeyRecord, secret: SecretRow, event: Event) -> Revision;
-    ReplaceKey replace_key(record: KeyRecord, expected: Version, event: Event) -> Revision;
+    ReplaceKey replace_key(record: KeyRecord, expected: Version, event: Option<Event>) -> Revision;
     RotateKey rotate_key(record: KeyRecord, expected: Version, secrets: Vec<SecretRow>, event: Event) -> Revision;
     Account account(id: AccountId) -> Option<(Account, Version)>;
     Accounts accounts() -> Vec<Account>;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::policy::credential::KeyHash;
-use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord};
+use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord, Timestamp};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Ledger, Subject};
 
 use super::time::{StoreClock, machine_clock, timestamp};
@@ -49,8 +49,21 @@ struct State {
 struct KeyRow {
     record: KeyRecord,
     secrets: Vec<SecretRow>,
+    former_use: Option<Timestamp>,
+    former_secrets: Vec<KeyHash>,
     version: Version,
     events: Vec<Event>,
+}
+
+impl KeyRow {
+    /// Has exactly these from now on, and remembers when the others were last used.
+    fn keep_secrets(&mut self, kept: Vec<SecretRow>) {
+        for gone in self.secrets.iter().filter(|known| kept.iter().all(|secret| secret.hash != known.hash)) {
+            self.former_use = self.former_use.max(gone.last_used_at);
+            self.former_secrets.push(gone.hash);
+        }
+        self.secrets = kept;
+    }
 }
 
 struct ReplicaRow {
@@ -103,7 +116,7 @@ impl State {
         let account = self.accounts.get(&row.record.account_id).map(|(account, _)| account.clone());
         let account = account.unwrap_or_else(|| Account::unset(row.record.account_id.clone()));
         let (record, secrets) = (row.record.clone(), row.secrets.clone());
-        StoredKey { record, account, secrets, version: row.version }
+        StoredKey { record, account, secrets, former_use: row.former_use, version: row.version }
     }
 
     fn secrets(&mut self) -> impl Iterator<Item = &mut SecretRow> {
@@ -137,6 +150,9 @@ impl State {
             if let Some(secret) = self.secrets().find(|secret| secret.hash == hash) {
                 secret.last_used_at = secret.last_used_at.max(Some(at));
             }
+            if let Some(row) = self.keys.values_mut().find(|row| row.former_secrets.contains(&hash)) {
+                row.former_use = row.former_use.max(Some(at));
+            }
         }
         self.flushes.insert(batch.replica.clone(), batch.sequence);
         FlushOutcome::Applied
@@ -158,7 +174,8 @@ impl Store for MemoryStore {
     fn keys(&self, filter: KeyFilter) -> StoreFuture<'_, Vec<StoredKey>> {
         self.with(|state| {
             let listed = |record: &KeyRecord| {
-                (filter.include_deleted || record.deleted_at.is_none())
+                filter.id.as_ref().is_none_or(|id| *id == record.id)
+                    && (filter.include_deleted || record.deleted_at.is_none())
                     && filter.account_id.as_ref().is_none_or(|id| *id == record.account_id)
             };
             let rows = state.keys.values().filter(|row| listed(&row.record));
@@ -175,20 +192,29 @@ impl Store for MemoryStore {
             }
             let changes = vec![Change::Secret(secret.hash), Change::Key(record.id.clone())];
             let id = record.id.clone();
-            state.keys.insert(id, KeyRow { record, secrets: vec![secret], version: Version(1), events: vec![event] });
+            let secrets = vec![secret];
+            let row = KeyRow {
+                record,
+                secrets,
+                former_use: None,
+                former_secrets: Vec::new(),
+                version: Version(1),
+                events: vec![event],
+            };
+            state.keys.insert(id, row);
             Ok(state.publish(changes))
         })
     }
 
-    fn replace_key(&self, record: KeyRecord, expected: Version, event: Event) -> StoreFuture<'_, Revision> {
+    fn replace_key(&self, record: KeyRecord, expected: Version, event: Option<Event>) -> StoreFuture<'_, Revision> {
         self.with(|state| {
             let row = state.keys.get_mut(&record.id).filter(|row| row.version == expected);
             let row = row.ok_or(StoreError::Conflict)?;
             if record.deleted_at.is_some() {
-                row.secrets.clear();
+                row.keep_secrets(Vec::new());
             }
             row.version.0 += 1;
-            row.events.push(event);
+            row.events.extend(event);
             row.record = record.clone();
             Ok(state.publish(vec![Change::Key(record.id)]))
         })
@@ -221,7 +247,8 @@ impl Store for MemoryStore {
             if let Some(row) = state.keys.get_mut(&record.id) {
                 row.version.0 += 1;
                 row.events.push(event);
-                (row.record, row.secrets) = (record, next);
+                row.record = record;
+                row.keep_secrets(next);
             }
             Ok(state.publish(changes))
         })

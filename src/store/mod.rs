@@ -95,20 +95,24 @@ pub struct StoredKey {
     pub account: Account,
     /// Its secrets, the current one first; empty once deleted.
     pub secrets: Vec<SecretRow>,
+    /// When a secret that it no longer has (deleted, or dropped after a rotation) was last used.
+    pub former_use: Option<Timestamp>,
     /// For [`Store::replace_key`].
     pub version: Version,
 }
 
 impl StoredKey {
-    /// When any of its secrets was last used.
+    /// When any secret that it has or had was last used.
     pub fn last_used_at(&self) -> Option<Timestamp> {
-        self.secrets.iter().filter_map(|secret| secret.last_used_at).max()
+        self.secrets.iter().map(|secret| secret.last_used_at).max().flatten().max(self.former_use)
     }
 }
 
 /// Which keys to list, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct KeyFilter {
+    /// Only this one.
+    pub id: Option<KeyId>,
     /// Only of this account; `None` is all (the command line).
     pub account_id: Option<AccountId>,
     /// Deleted ones too.
@@ -131,6 +135,20 @@ pub enum Action {
     Rotated,
     /// Deleted.
     Deleted,
+}
+
+impl Action {
+    /// As events and logs write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Disabled => "disabled",
+            Self::Enabled => "enabled",
+            Self::Rotated => "rotated",
+            Self::Deleted => "deleted",
+        }
+    }
 }
 
 /// One line of the audit trail.
@@ -327,8 +345,9 @@ pub trait Store: Send + Sync + 'static {
     fn create_key(&self, record: KeyRecord, secret: SecretRow, event: Event) -> StoreFuture<'_, Revision>;
 
     /// Replaces a record if its version is still `expected`, else [`StoreError::Conflict`]. A record with `deleted_at` loses its
-    /// secrets for ever. Secrets are otherwise left as they are.
-    fn replace_key(&self, record: KeyRecord, expected: Version, event: Event) -> StoreFuture<'_, Revision>;
+    /// secrets for ever; when they were last used stays. Secrets are otherwise left as they are. Without an event nothing changed:
+    /// the revision is for whoever asks again who obeys.
+    fn replace_key(&self, record: KeyRecord, expected: Version, event: Option<Event>) -> StoreFuture<'_, Revision>;
 
     /// [`Self::replace_key`], with secrets: from now on the key has exactly these (during a rotation two, the former with its end).
     /// Those that it has already keep their last use. A secret of another key is a [`StoreError::Conflict`].

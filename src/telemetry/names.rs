@@ -106,6 +106,17 @@ pub struct Metrics {
     pub log_lines_dropped: Counter,
 }
 
+/// Where a request belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A route of the file.
+    Route(RouteId),
+    /// The management API, all its calls together.
+    Management,
+    /// Neither.
+    Nowhere,
+}
+
 /// Handles of one upstream.
 pub struct UpstreamMetrics {
     name: Arc<str>,
@@ -171,8 +182,12 @@ impl Metrics {
         gauge(r, "gateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         let lookup = |outcome| counter(r, "gateway_key_lookups_total", &[("outcome", outcome)]);
         let metrics = Self {
-            requests: routes.iter().map(|_| Default::default()).chain([Default::default()]).collect(),
-            route_labels: routes.into_iter().chain(["(none)".into()]).collect(),
+            requests: routes
+                .iter()
+                .map(|_| Default::default())
+                .chain([Default::default(), Default::default()])
+                .collect(),
+            route_labels: routes.into_iter().chain(["(management)".into(), "(none)".into()]).collect(),
             refusals: Mutex::default(),
             in_flight: gauge(r, "gateway_requests_in_flight", &[]),
             duration: histogram(r, "gateway_request_duration_seconds", &[]),
@@ -214,8 +229,12 @@ impl Metrics {
     }
 
     /// Counts one finished request.
-    pub fn request(&self, route: Option<RouteId>, class: StatusClass) {
-        let index = route.map_or(self.requests.len() - 1, |id| id.0);
+    pub fn request(&self, place: Place, class: StatusClass) {
+        let index = match place {
+            Place::Route(id) => id.0,
+            Place::Management => self.requests.len() - 2,
+            Place::Nowhere => self.requests.len() - 1,
+        };
         let Some(row) = self.requests.get(index) else { return };
         let handle = row[class as usize].get_or_init(|| {
             let labels = [("route", &*self.route_labels[index]), ("class", class.as_str())];
@@ -293,8 +312,9 @@ mod tests {
     #[test]
     fn every_metric_that_is_used_is_described_and_has_its_name() {
         let metrics = Metrics::new(vec!["GET /a".into()], &["seeme".into()]);
-        metrics.request(Some(RouteId(0)), StatusClass::Success);
-        metrics.request(None, StatusClass::ClientError);
+        metrics.request(Place::Route(RouteId(0)), StatusClass::Success);
+        metrics.request(Place::Management, StatusClass::Success);
+        metrics.request(Place::Nowhere, StatusClass::ClientError);
         metrics.refusal("missing_key");
         metrics.upstream_error(0, "upstream_timeout");
         metrics.upstreams[0].duration.record(0.1);
@@ -305,5 +325,7 @@ mod tests {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in\n{text}");
         }
         assert!(text.contains(r#"gateway_requests_total{route="GET /a",class="2xx"} 1"#), "{text}");
+        assert!(text.contains(r#"gateway_requests_total{route="(management)",class="2xx"} 1"#), "{text}");
+        assert!(text.contains(r#"gateway_requests_total{route="(none)",class="4xx"} 1"#), "{text}");
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::support::{Stand, cli};
+use super::support::{Stand, cli, eventually};
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Five different mistakes, each on a line of its own.
 const FIVE_MISTAKES: &str = "listen:
@@ -322,18 +324,80 @@ fn keys_and_accounts_are_managed_from_the_command_line() {
     let accounts = stand.cli(&["accounts", "list", "--json"]).expect_success().json();
     assert_eq!((accounts[0]["id"].as_str(), accounts[0]["suspended"].as_bool()), (Some("u-1"), Some(false)));
 
-    for wrong in [
-        &["keys", "create", "--name", "n", "--account", "a b", "--scope", "a:b"][..],
-        &["keys", "create", "--name", "n", "--account", "a", "--scope", "A:B"],
-        &["keys", "create", "--name", "n", "--account", "a", "--scope", "a:b", "--expires-at", "2020-01-01T00:00:00Z"],
-        &["keys", "show", "absent"],
-        &["accounts", "set", "a", "--plan", "gold"],
-        &["accounts", "set", "a", "--plan", "enterprise"],
-    ] {
-        let ended = stand.cli(wrong);
-        assert!(matches!(ended.code, Some(1 | 64)), "{wrong:?}: {ended:?}");
+    for wrong in [&["keys", "show", "absent"][..], &["keys", "update", "absent", "--name", "n"]] {
+        let ended = stand.cli(wrong).expect_code(1);
         assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{wrong:?}: {ended:?}");
     }
+}
+
+#[test]
+fn what_the_arguments_alone_decide_exits_64_and_does_nothing() {
+    let stand = Stand::new().start();
+    let create = |more: &[&'static str]| [&["keys", "create", "--account", "a"][..], more].concat();
+    for wrong in [
+        vec!["keys", "create", "--name", "n", "--account", "a b", "--scope", "a:b"],
+        create(&["--name", "n", "--scope", "bad"]),
+        create(&["--name", "n", "--scope", "A:B"]),
+        create(&["--name", "", "--scope", "a:b"]),
+        create(&["--name", "n", "--scope", "a:b", "--model-id", "a b"]),
+        create(&["--name", "n", "--scope", "a:b", "--expires-in-days", "0"]),
+        create(&["--name", "n", "--scope", "a:b", "--expires-at", "yesterday"]),
+        create(&["--name", "n", "--scope", "a:b", "--expires-at", "2020-01-01T00:00:00Z"]),
+        vec!["keys", "update", "absent"],
+        vec!["keys", "update", "absent", "--scope", "bad"],
+        vec!["keys", "usage", "absent", "--from", "2026-13-01"],
+        vec!["accounts", "set", "a", "--plan", "gold"],
+        vec!["accounts", "set", "a", "--plan", "enterprise"],
+        vec!["accounts", "suspend", "a b"],
+    ] {
+        let ended = stand.cli(&wrong).expect_code(64);
+        assert!(ended.stdout.is_empty() && ended.stderr.starts_with("error: "), "{wrong:?}: {ended:?}");
+    }
+    assert_eq!(stand.cli(&["keys", "list", "--account", "a", "--json"]).expect_success().json(), json!([]));
+    assert_eq!(stand.cli(&["accounts", "list", "--json"]).expect_success().json(), json!([]));
+}
+
+/// The exit code, and what stood on stderr, of a command whose stdout is a full disk.
+fn on_a_full_disk(stand: &Stand, arguments: &[&str]) -> (Option<i32>, String) {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_seeme-gateway"));
+    let ended = command.args(arguments).arg("-c").arg(stand.config()).stdout(full).output().unwrap();
+    (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_a_failure_and_leaves_no_key_that_nobody_has() {
+    let stand = Stand::new().start();
+    let (code, told) = on_a_full_disk(&stand, &["routes"]);
+    assert!(code == Some(1) && told.starts_with("error: "), "{code:?} {told}");
+    for more in [&[][..], &["--json"]] {
+        let create = [&["keys", "create", "--name", "n", "--account", "u-full", "--scope", "models:read"][..], more];
+        let (code, told) = on_a_full_disk(&stand, &create.concat());
+        assert!(code == Some(1) && told.contains("deleted again"), "{code:?} {told}");
+    }
+    let listed = stand.cli(&["keys", "list", "--account", "u-full", "--json"]).expect_success().json();
+    assert_eq!(listed, json!([]));
+}
+
+#[test]
+fn a_running_gateway_logs_what_the_command_line_did_once() {
+    let stand = Stand::new().start();
+    let key = stand.key().account("u-audited").create();
+    stand.cli(&["keys", "disable", &key.id]).expect_success();
+    stand.cli(&["keys", "disable", &key.id]).expect_success();
+    stand.cli(&["keys", "delete", &key.id]).expect_success();
+    stand.cli(&["accounts", "suspend", "u-audited"]).expect_success();
+    let lines = || {
+        let log = stand.gateway.process.stderr();
+        let ours = log.lines().filter(|line| line.contains("audit: ") && line.contains("u-audited"));
+        ours.map(str::to_owned).collect::<Vec<_>>()
+    };
+    eventually("the suspension is told", SOON, || lines().iter().any(|line| line.contains("audit: account")));
+    let of = |action: &str| {
+        let action = format!("action=\"{action}\"");
+        lines().iter().filter(|line| line.contains(&action) && line.contains(&key.id)).count()
+    };
+    assert_eq!(["created", "disabled", "deleted"].map(of), [1, 1, 1], "{:#?}", lines());
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn every_bad_member_of_a_body_is_named_at_once() {
 #[test]
 fn read_only_members_are_ignored_and_the_content_type_is_not_consulted() {
     let office = Office::open();
-    let body = json!({"name": "n", "scopes": ["models:read"], "id": "x", "key": "y", "key_prefix": "z", "account_id": "other",
+    let body = json!({"name": "n", "scopes": ["models:read"], "id": "x", "key": "y", "key_prefix": "z", "account_id": office.manager.account,
         "plan": "enterprise", "created_at": "2020-01-01T00:00:00Z", "last_used_at": null, "created_by": "me"});
     let made =
         office.call("POST", "").header("Content-Type", "text/plain").body(body.to_string()).send().expect_status(201);
@@ -161,6 +161,19 @@ fn only_what_is_named_changes_null_clears_with_patch_and_leaves_with_put() {
     let refused = office.call("PATCH", &path).json(&json!({"scopes": [], "colour": 1, "disabled": "no"})).send();
     let told = named(&refused.expect_refusal(400, "bad_request"));
     assert!(["scopes", "colour", "disabled"].iter().all(|member| told.contains(member)), "{told}");
+
+    // What a key has for life: the same value is a round trip, another one is no change that was made.
+    let whole = office.call("GET", &path).send().json();
+    for method in ["PATCH", "PUT"] {
+        office.call(method, &path).json(&whole).send().expect_status(200);
+        for (member, other) in [("organization_id", "o-9"), ("environment", "test"), ("account_id", "u-9")] {
+            let refused = office.call(method, &path).json(&json!({ member: other })).send();
+            assert!(named(&refused.expect_refusal(400, "bad_request")).contains(member));
+        }
+        let twice = br#"{"scopes":["models:read"],"scopes":["datasets:read"]}"#;
+        let refused = office.call(method, &path).body(twice).send().expect_refusal(400, "bad_request");
+        assert!(named(&refused).contains("scopes"));
+    }
 }
 
 #[test]
@@ -181,6 +194,7 @@ fn a_key_gives_only_what_it_has() {
         (json!({"model_ids": ["m-1", "m-3"]}), "model_ids"),
         (json!({"organization_id": "o-2"}), "organization_id"),
         (json!({"environment": "live"}), "environment"),
+        (json!({"account_id": "somebody-else"}), "account_id"),
         (json!({"expires_at": far}), "expires_at"),
     ] {
         let mut body = json!({"name": "n", "scopes": ["models:read"]});
@@ -368,6 +382,10 @@ fn after_a_deletion_the_key_is_gone_and_its_usage_and_events_are_not() {
     assert!(office.call("GET", &format!("{path}?include=deleted")).send().json()["deleted_at"].is_string());
     let usage = office.call("GET", &format!("{path}/usage")).send().expect_status(200).json();
     assert_eq!(usage["total_requests"], 1);
+    assert!(usage["last_used_at"].is_string(), "{usage}");
+    let shown = office.call("GET", &format!("{path}?include=deleted")).send().json();
+    assert_eq!(shown["last_used_at"], usage["last_used_at"]);
+    assert_eq!(office.stand.cli(&["keys", "show", &key.id, "--json"]).json()["last_used_at"], usage["last_used_at"]);
     let events = office.call("GET", &format!("{path}/events")).send().expect_status(200).json();
     let actions: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["created", "deleted"]);
@@ -380,6 +398,10 @@ fn the_audit_trail_tells_who_did_what_from_where() {
     let path = format!("/{}", key.id);
     office.call("PATCH", &path).json(&json!({"name": "m", "scopes": ["a:b"]})).send().expect_status(200);
     office.call("PATCH", &path).json(&json!({"disabled": true})).send().expect_status(200);
+    // Asked again: acknowledged again, and nothing happened that the trail could tell.
+    let again = office.call("PATCH", &path).json(&json!({"disabled": true})).send().expect_status(200).json();
+    assert_eq!(again["acknowledged"], json!({"replicas": 1, "of": 1, "unreachable": []}));
+    office.stand.cli(&["keys", "disable", &key.id]).expect_success();
     office.stand.cli(&["keys", "enable", &key.id]).expect_success();
     let events = office.call("GET", &format!("{path}/events")).send().expect_status(200).json();
     let told: Vec<(&str, &str, &str)> = events
@@ -428,11 +450,20 @@ fn management_calls_are_charged_to_their_own_rate_and_counted_in_usage() {
     let key = stand.key().scope("api-keys:read").scope("models:read").plan("free").create();
     let (refusal, _) = wait_for("the rate", std::time::Duration::from_secs(5), || {
         let response = stand.get(BASE).bearer(&key).send();
-        assert_eq!(response.header("x-ratelimit-limit"), None, "not charged to the plan");
+        assert!(response.status() != 200 || response.header("x-ratelimit-limit").is_none(), "not charged to the plan");
         (response.status() != 200).then_some(response)
     });
     let refusal = refusal.expect_refusal(429, "rate_limited");
-    assert!((1..=60).contains(&refusal.number("retry-after")));
+    let wait = refusal.number("retry-after");
+    assert!((1..=60).contains(&wait));
+    assert_eq!((refusal.number("x-ratelimit-limit"), refusal.number("x-ratelimit-remaining")), (5, 0));
+    assert!(refusal.number("x-ratelimit-reset").abs_diff(super::support::seconds_now() + wait) <= 2);
+    assert_eq!(refusal.header("ratelimit-policy"), Some(r#""management";q=5;w=60"#));
+    assert_eq!(refusal.header("ratelimit"), Some(format!(r#""management";r=0;t={wait}"#).as_str()));
+    assert_eq!(refusal.json()["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
+    assert_eq!(refusal.json()["violated-policies"], json!(["management"]));
+    let counted = || stand.gateway.metric("gateway_requests_total", r#"route="(management)",class="429""#);
+    super::support::eventually("the metric", std::time::Duration::from_secs(5), || counted() == Some(1.0));
     super::support::minute_with(10);
     assert_eq!(stand.get("/echo/x").bearer(&key).send().expect_status(200).number("x-ratelimit-remaining"), 59);
     let usage = stand.usage(&key);

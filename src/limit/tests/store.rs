@@ -166,7 +166,7 @@ impl Store for LedgerStore {
     fn create_key(&self, _: KeyRecord, _: SecretRow, _: Event) -> StoreFuture<'_, Revision> {
         unimplemented!("ledgers only")
     }
-    fn replace_key(&self, _: KeyRecord, _: Version, _: Event) -> StoreFuture<'_, Revision> {
+    fn replace_key(&self, _: KeyRecord, _: Version, _: Option<Event>) -> StoreFuture<'_, Revision> {
         unimplemented!("ledgers only")
     }
     fn rotate_key(&self, _: KeyRecord, _: Version, _: Vec<SecretRow>, _: Event) -> StoreFuture<'_, Revision> {

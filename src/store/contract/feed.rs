@@ -27,7 +27,7 @@ pub(crate) async fn a_change_is_delivered_with_the_revision_its_method_returned(
     assert_eq!(changes(&mut feed, 2).await, (created, both.to_vec()));
 
     let key = store.key(key_id("k1")).await.unwrap().unwrap();
-    let replaced = store.replace_key(key.record, key.version, event(Action::Updated)).await.unwrap();
+    let replaced = store.replace_key(key.record, key.version, Some(event(Action::Updated))).await.unwrap();
     assert_eq!(changes(&mut feed, 1).await, (replaced, vec![Change::Key(key_id("k1"))]));
 
     let set = store.replace_account(Account::unset(account_id("a1")), None).await.unwrap();

@@ -40,10 +40,10 @@ pub(crate) async fn a_key_is_replaced_only_at_the_version_that_was_read(store: A
     let read = store.key(key_id("k1")).await.unwrap().unwrap();
     let mut changed = read.record.clone();
     changed.disabled = true;
-    store.replace_key(changed.clone(), read.version, event(Action::Disabled)).await.unwrap();
-    let again = store.replace_key(read.record.clone(), read.version, event(Action::Enabled)).await;
+    store.replace_key(changed.clone(), read.version, Some(event(Action::Disabled))).await.unwrap();
+    let again = store.replace_key(read.record.clone(), read.version, Some(event(Action::Enabled))).await;
     assert!(matches!(again, Err(StoreError::Conflict)), "{again:?}");
-    let absent = store.replace_key(record("k9", "a1"), Version(1), event(Action::Updated)).await;
+    let absent = store.replace_key(record("k9", "a1"), Version(1), Some(event(Action::Updated))).await;
     assert!(matches!(absent, Err(StoreError::Conflict)), "{absent:?}");
 
     let now = store.key_by_secret(hash("k1")).await.unwrap().unwrap();
@@ -58,18 +58,54 @@ pub(crate) async fn a_deleted_key_loses_its_secrets_and_stays_readable(store: Ar
     let read = store.key(key_id("k1")).await.unwrap().unwrap();
     let mut deleted = read.record.clone();
     deleted.deleted_at = Some(at(CREATED + 5));
-    store.replace_key(deleted.clone(), read.version, event(Action::Deleted)).await.unwrap();
+    store.replace_key(deleted.clone(), read.version, Some(event(Action::Deleted))).await.unwrap();
 
     assert!(store.key_by_secret(hash("k1")).await.unwrap().is_none());
     let kept = store.key(key_id("k1")).await.unwrap().unwrap();
     assert_eq!((kept.record, kept.secrets.len()), (deleted.clone(), 0));
     assert_eq!(store.events(key_id("k1")).await.unwrap().len(), 2);
     assert!(store.keys(KeyFilter::default()).await.unwrap().is_empty());
-    assert_eq!(store.keys(KeyFilter { account_id: None, include_deleted: true }).await.unwrap().len(), 1);
+    assert_eq!(store.keys(KeyFilter { include_deleted: true, ..KeyFilter::default() }).await.unwrap().len(), 1);
 
     deleted.deleted_at = None;
-    store.replace_key(deleted, kept.version, event(Action::Updated)).await.unwrap();
+    store.replace_key(deleted, kept.version, Some(event(Action::Updated))).await.unwrap();
     assert!(store.key_by_secret(hash("k1")).await.unwrap().is_none(), "a deleted secret came back");
+}
+
+pub(crate) async fn when_a_key_was_last_used_survives_its_secrets(store: Arc<dyn Store>) {
+    create(&*store, "k1", "a1").await;
+    let read = || async { store.key(key_id("k1")).await.unwrap().unwrap() };
+    let flush = |sequence, id: &str, used| {
+        let last_used = vec![(hash(id), at(CREATED + used))];
+        store.flush_usage(UsageBatch { replica: ReplicaId("r1".into()), sequence, counts: Vec::new(), last_used })
+    };
+    flush(1, "k1", 50).await.unwrap();
+    let key = read().await;
+    store.rotate_key(key.record, key.version, vec![secret("new")], event(Action::Rotated)).await.unwrap();
+    let key = read().await;
+    assert_eq!((key.secrets[0].last_used_at, key.last_used_at()), (None, Some(at(CREATED + 50))));
+    flush(2, "new", 40).await.unwrap();
+    assert_eq!(read().await.last_used_at(), Some(at(CREATED + 50)), "the later time wins");
+    flush(3, "new", 70).await.unwrap();
+    let mut deleted = read().await;
+    deleted.record.deleted_at = Some(at(CREATED + 90));
+    store.replace_key(deleted.record, deleted.version, Some(event(Action::Deleted))).await.unwrap();
+    assert_eq!(read().await.last_used_at(), Some(at(CREATED + 70)));
+    flush(4, "new", 80).await.unwrap();
+    flush(5, "k1", 75).await.unwrap();
+    let listed = store.keys(KeyFilter { include_deleted: true, ..KeyFilter::default() }).await.unwrap();
+    assert_eq!(listed[0].last_used_at(), Some(at(CREATED + 80)), "a use that was flushed late");
+    assert!(store.key_by_secret(hash("new")).await.unwrap().is_none());
+}
+
+pub(crate) async fn a_replacement_without_an_event_is_a_change_all_the_same(store: Arc<dyn Store>) {
+    let mut feed = store.subscribe();
+    create(&*store, "k1", "a1").await;
+    super::changes(&mut feed, 2).await;
+    let read = store.key(key_id("k1")).await.unwrap().unwrap();
+    let revision = store.replace_key(read.record, read.version, None).await.unwrap();
+    assert_eq!(super::changes(&mut feed, 1).await, (revision, vec![Change::Key(key_id("k1"))]));
+    assert_eq!(store.events(key_id("k1")).await.unwrap().len(), 1);
 }
 
 pub(crate) async fn a_rotated_key_has_two_secrets_until_the_former_is_dropped(store: Arc<dyn Store>) {
@@ -115,10 +151,14 @@ pub(crate) async fn keys_are_listed_newest_first_and_by_account(store: Arc<dyn S
         keys.into_iter().map(|key| key.record.id.to_string()).collect()
     };
     assert_eq!(ids(store.keys(KeyFilter::default()).await.unwrap()), ["k5", "k4", "k3", "k2", "k1"]);
-    let of_one = KeyFilter { account_id: Some(account_id("a1")), include_deleted: false };
+    let of_one = KeyFilter { account_id: Some(account_id("a1")), ..KeyFilter::default() };
     assert_eq!(ids(store.keys(of_one).await.unwrap()), ["k4", "k3", "k2", "k1"]);
-    let of_nobody = KeyFilter { account_id: Some(account_id("a3")), include_deleted: false };
+    let of_nobody = KeyFilter { account_id: Some(account_id("a3")), ..KeyFilter::default() };
     assert!(store.keys(of_nobody).await.unwrap().is_empty());
+    for (account, found) in [(None, &["k5"][..]), (Some("a2"), &["k5"]), (Some("a1"), &[])] {
+        let one = KeyFilter { id: Some(key_id("k5")), account_id: account.map(account_id), include_deleted: true };
+        assert_eq!(ids(store.keys(one).await.unwrap()), found, "{account:?}");
+    }
 }
 
 pub(crate) async fn an_account_is_made_once_replaced_by_version_and_comes_with_its_keys(store: Arc<dyn Store>) {

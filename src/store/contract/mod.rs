@@ -32,6 +32,8 @@ macro_rules! store_contract {
             keys::an_id_or_a_secret_that_exists_is_a_conflict_and_nothing_is_done,
             keys::a_key_is_replaced_only_at_the_version_that_was_read,
             keys::a_deleted_key_loses_its_secrets_and_stays_readable,
+            keys::when_a_key_was_last_used_survives_its_secrets,
+            keys::a_replacement_without_an_event_is_a_change_all_the_same,
             keys::a_rotated_key_has_two_secrets_until_the_former_is_dropped,
             keys::keys_are_listed_newest_first_and_by_account,
             keys::an_account_is_made_once_replaced_by_version_and_comes_with_its_keys,

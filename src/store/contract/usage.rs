@@ -106,7 +106,7 @@ pub(crate) async fn a_sweep_forgets_what_is_old_and_nothing_else(store: Arc<dyn 
         if deleted_at.is_some() {
             let version = store.key(key_id(id)).await.unwrap().unwrap().version;
             created.deleted_at = deleted_at;
-            store.replace_key(created, version, event(Action::Deleted)).await.unwrap();
+            store.replace_key(created, version, Some(event(Action::Deleted))).await.unwrap();
         }
     }
     // Enough old rows for several pieces.
@@ -121,7 +121,7 @@ pub(crate) async fn a_sweep_forgets_what_is_old_and_nothing_else(store: Arc<dyn 
 
     assert_eq!(totals(&*store).await.into_values().sum::<u64>(), 12);
     let mut kept: Vec<_> = store
-        .keys(KeyFilter { account_id: None, include_deleted: true })
+        .keys(KeyFilter { include_deleted: true, ..KeyFilter::default() })
         .await
         .unwrap()
         .into_iter()

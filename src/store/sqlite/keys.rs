@@ -10,7 +10,8 @@ use crate::store::{Change, Event, KeyFilter, Revision, SecretRow, StoreError, St
 
 use super::writer::Tx;
 
-const KEY_COLUMNS: &str = "k.record, k.version, a.account FROM keys k LEFT JOIN accounts a ON a.id = k.account_id";
+const KEY_COLUMNS: &str =
+    "k.record, k.version, k.former_use, a.account FROM keys k LEFT JOIN accounts a ON a.id = k.account_id";
 
 pub(super) fn by_secret(connection: &Connection, hash: KeyHash) -> Result<Option<StoredKey>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT key_id FROM secrets WHERE hash = ?1")?;
@@ -30,23 +31,26 @@ fn by_text_id(connection: &Connection, id: &str) -> Result<Option<StoredKey>, St
 
 pub(super) fn list(connection: &Connection, filter: &KeyFilter) -> Result<Vec<StoredKey>, StoreError> {
     let of_account = if filter.account_id.is_some() { "k.account_id = ?1" } else { "?1 IS NULL" };
+    let one = if filter.id.is_some() { "AND k.id = ?2" } else { "AND ?2 IS NULL" };
     let alive = if filter.include_deleted { "" } else { "AND k.deleted_at IS NULL" };
-    let sql = format!("SELECT {KEY_COLUMNS} WHERE {of_account} {alive} ORDER BY k.created_at DESC, k.id DESC");
+    let sql = format!("SELECT {KEY_COLUMNS} WHERE {of_account} {one} {alive} ORDER BY k.created_at DESC, k.id DESC");
     let mut statement = connection.prepare_cached(&sql)?;
     let account_id = filter.account_id.as_ref().map(AccountId::as_str);
-    let rows = statement.query_map([account_id], KeyRow::read)?;
+    let id = filter.id.as_ref().map(KeyId::as_str);
+    let rows = statement.query_map([account_id, id], KeyRow::read)?;
     rows.map(|row| row?.into_key(connection)).collect()
 }
 
 struct KeyRow {
     record: String,
     version: i64,
+    former_use: Option<i64>,
     account: Option<String>,
 }
 
 impl KeyRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { record: row.get(0)?, version: row.get(1)?, account: row.get(2)? })
+        Ok(Self { record: row.get(0)?, version: row.get(1)?, former_use: row.get(2)?, account: row.get(3)? })
     }
 
     fn into_key(self, connection: &Connection) -> Result<StoredKey, StoreError> {
@@ -56,7 +60,8 @@ impl KeyRow {
             None => Account::unset(record.account_id.clone()),
         };
         let secrets = secrets_of(connection, &record.id)?;
-        Ok(StoredKey { record, account, secrets, version: Version(self.version as u64) })
+        let former_use = self.former_use.map(Timestamp::from_unix_millis);
+        Ok(StoredKey { record, account, secrets, former_use, version: Version(self.version as u64) })
     }
 }
 
@@ -112,11 +117,29 @@ fn add_secret(tx: &Tx<'_>, id: &KeyId, secret: &SecretRow) -> Result<Revision, S
     tx.announce(&Change::Secret(secret.hash))
 }
 
+/// The key remembers when it was last used.
+fn drop_secret(tx: &Tx<'_>, id: &KeyId, secret: &SecretRow) -> Result<(), StoreError> {
+    tx.prepare_cached("DELETE FROM secrets WHERE hash = ?1")?.execute([secret.hash.0])?;
+    tx.prepare_cached("REPLACE INTO former_secrets (hash, key_id, at_micros) VALUES (?1, ?2, ?3)")?
+        .execute(params![secret.hash.0, id.as_str(), tx.now_micros() as i64])?;
+    secret.last_used_at.map_or(Ok(()), |used| used_formerly(tx, secret.hash, used))
+}
+
+/// A secret that its key no longer has was used then.
+pub(super) fn used_formerly(tx: &Tx<'_>, hash: KeyHash, used: Timestamp) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "UPDATE keys SET former_use = ?2 WHERE id = (SELECT key_id FROM former_secrets WHERE hash = ?1)
+         AND (former_use IS NULL OR former_use < ?2)",
+    )?
+    .execute(params![hash.0, used.unix_millis()])?;
+    Ok(())
+}
+
 pub(super) fn replace(
     tx: &Tx<'_>,
     record: &KeyRecord,
     expected: Version,
-    event: &Event,
+    event: Option<&Event>,
 ) -> Result<Revision, StoreError> {
     let replaced = tx
         .prepare_cached(
@@ -134,9 +157,13 @@ pub(super) fn replace(
         return Err(StoreError::Conflict);
     }
     if record.deleted_at.is_some() {
-        tx.prepare_cached("DELETE FROM secrets WHERE key_id = ?1")?.execute([record.id.as_str()])?;
+        for secret in secrets_of(tx, &record.id)? {
+            drop_secret(tx, &record.id, &secret)?;
+        }
     }
-    add_event(tx, &record.id, event)?;
+    if let Some(event) = event {
+        add_event(tx, &record.id, event)?;
+    }
     tx.announce(&Change::Key(record.id.clone()))
 }
 
@@ -147,10 +174,10 @@ pub(super) fn rotate(
     secrets: &[SecretRow],
     event: &Event,
 ) -> Result<Revision, StoreError> {
-    let revision = replace(tx, record, expected, event)?;
+    let revision = replace(tx, record, expected, Some(event))?;
     for known in secrets_of(tx, &record.id)? {
         if !secrets.iter().any(|secret| secret.hash == known.hash) {
-            tx.prepare_cached("DELETE FROM secrets WHERE hash = ?1")?.execute([known.hash.0])?;
+            drop_secret(tx, &record.id, &known)?;
         }
     }
     let mut last = revision;

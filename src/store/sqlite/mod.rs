@@ -128,8 +128,8 @@ impl Store for SqliteStore {
         self.record(move |tx| keys::create(tx, &record, &secret, &event))
     }
 
-    fn replace_key(&self, record: KeyRecord, expected: Version, event: Event) -> StoreFuture<'_, Revision> {
-        self.record(move |tx| keys::replace(tx, &record, expected, &event))
+    fn replace_key(&self, record: KeyRecord, expected: Version, event: Option<Event>) -> StoreFuture<'_, Revision> {
+        self.record(move |tx| keys::replace(tx, &record, expected, event.as_ref()))
     }
 
     fn rotate_key(

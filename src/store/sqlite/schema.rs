@@ -17,7 +17,8 @@ use crate::store::StoreError;
 const APPLICATION_ID: i32 = 0x5365_4d65;
 
 /// Each brings a file from version `index` to `index + 1`. Never change one that was released; append.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE keys (
         id TEXT PRIMARY KEY, account_id TEXT NOT NULL, created_at INTEGER NOT NULL, deleted_at INTEGER,
         version INTEGER NOT NULL, record TEXT NOT NULL
@@ -57,7 +58,17 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE idempotency (
         name BLOB PRIMARY KEY, request BLOB NOT NULL, expires_micros INTEGER NOT NULL, answer BLOB
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    // When a secret that the key has no more was last used.
+    // The secrets are remembered for a while, for uses that are flushed late.
+    "
+    ALTER TABLE keys ADD COLUMN former_use INTEGER;
+    CREATE TABLE former_secrets (
+        hash BLOB PRIMARY KEY, key_id TEXT NOT NULL, at_micros INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX former_secrets_by_age ON former_secrets (at_micros);
+",
+];
 
 /// Makes the folders and the file when absent, readable for the owner alone, and returns the absolute path.
 pub(super) fn prepare_file(path: &Path) -> Result<PathBuf, StoreError> {

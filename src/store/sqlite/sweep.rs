@@ -18,7 +18,7 @@ const CHANGES_KEPT: Duration = Duration::from_secs(3600);
 const FLUSHES_KEPT: Duration = Duration::from_secs(8 * DAY_SECONDS);
 /// Ledgers keep two days; one more for clocks that are set.
 const LEDGERS_KEPT: Duration = Duration::from_secs(3 * DAY_SECONDS);
-/// A rotated secret is of no use after its grace; a day more lets people see why it failed.
+/// A rotated secret is of no use after its grace; a day more lets people see why it failed, and late flushes tell of its use.
 const SECRETS_KEPT: Duration = Duration::from_secs(DAY_SECONDS);
 
 /// In which unit a table keeps its age.
@@ -47,7 +47,7 @@ pub(super) struct Stale {
     kept: Kept,
 }
 
-pub(super) const ALL: [Stale; 9] = [
+pub(super) const ALL: [Stale; 10] = [
     Stale {
         delete: "DELETE FROM usage WHERE (key_id, day, kind, name, class) IN
                  (SELECT key_id, day, kind, name, class FROM usage WHERE day < ?1 LIMIT ?2)",
@@ -67,6 +67,12 @@ pub(super) const ALL: [Stale; 9] = [
     Stale {
         delete: "DELETE FROM secrets WHERE hash IN (SELECT hash FROM secrets WHERE expires_at < ?1 LIMIT ?2)",
         unit: Unit::Millis,
+        kept: Kept::For(SECRETS_KEPT),
+    },
+    Stale {
+        delete: "DELETE FROM former_secrets WHERE hash IN
+                 (SELECT hash FROM former_secrets WHERE at_micros < ?1 LIMIT ?2)",
+        unit: Unit::Micros,
         kept: Kept::For(SECRETS_KEPT),
     },
     Stale {

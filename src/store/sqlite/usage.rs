@@ -35,6 +35,7 @@ pub(super) fn flush(tx: &Tx<'_>, batch: &UsageBatch) -> Result<FlushOutcome, Sto
             "UPDATE secrets SET last_used_at = ?2 WHERE hash = ?1 AND (last_used_at IS NULL OR last_used_at < ?2)",
         )?
         .execute(params![hash.0, at.unix_millis()])?;
+        super::keys::used_formerly(tx, *hash, *at)?;
     }
     tx.prepare_cached("REPLACE INTO flushes (replica, sequence, at_micros) VALUES (?1, ?2, ?3)")?.execute(params![
         &*batch.replica.0,

@@ -134,6 +134,10 @@ impl<'a> Walk<'_, 'a> {
     fn group(&mut self, map: &Map<'a>, prefix: &str, settings: &Settings<'a>) -> Option<()> {
         let under = map.get("under")?;
         let path = under.text()?;
+        if let Some((methods, path)) = path.split_once(' ').filter(|(_, path)| path.trim_start().starts_with('/')) {
+            let mend = format!("write under: {}, and {} in front of each path inside", shorten(path.trim()), shorten(methods));
+            return under.mistake("a group has a path and no method", &mend);
+        }
         if !path.starts_with('/') {
             return under.mistake(InvalidPattern::NoSlash.to_string(), &format!("write /{}", shorten(path)));
         }

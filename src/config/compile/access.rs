@@ -70,10 +70,7 @@ pub(super) fn method(value: &Value<'_>, name: &str) -> Option<Method> {
         && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
     match Method::from_bytes(name.as_bytes()) {
         Ok(method) if letters && near.is_empty() => Some(method),
-        _ => value.mistake(
-            format!("`{}` is not a method", shorten(name)),
-            if near.is_empty() { LIKE } else { &near },
-        ),
+        _ => value.mistake(format!("`{}` is not a method", shorten(name)), if near.is_empty() { LIKE } else { &near }),
     }
 }
 
@@ -132,7 +129,10 @@ pub(super) fn source(value: &Value<'_>) -> Option<ValueSource> {
         "query" => Some(ValueSource::Query(name.to_owned())),
         "header" => match HeaderName::from_bytes(name.as_bytes()) {
             Ok(name) => Some(ValueSource::Header(name)),
-            Err(_) => value.mistake(format!("`{}` is not the name of a header field", shorten(name)), ""),
+            Err(_) => value.mistake(
+                format!("`{}` is not the name of a header field", shorten(name)),
+                "write header.NAME, such as header.X-Organization",
+            ),
         },
         "body" => pointer(value, name).map(ValueSource::Body),
         _ => {
@@ -162,10 +162,10 @@ fn pointer(value: &Value<'_>, text: &str) -> Option<Vec<String>> {
     }
 }
 
-/// A `path.NAME` needs a variable of that name.
+/// A `path.NAME` needs a variable of that name. One that stands in a group is told once, with the first route that lacks it.
 pub(super) fn check_source(value: &Value<'_>, source: &ValueSource, pattern: &Pattern) {
     let ValueSource::Path(name) = source else { return };
-    if pattern.variables().any(|variable| **variable == **name) {
+    if pattern.variables().any(|variable| **variable == **name) || value.report().blames(value) {
         return;
     }
     let known: Vec<&str> = pattern.variables().map(|variable| &**variable).collect();

@@ -246,6 +246,9 @@ impl Authenticator {
 
     fn profile(&self, stored: StoredKey, hash: KeyHash) -> KeyProfile {
         let secret_expires_at = stored.secrets.iter().find(|secret| secret.hash == hash).and_then(|s| s.expires_at);
+        if let Some(note) = self.config.quota.note(&stored.account) {
+            tracing::warn!("{note}");
+        }
         self.config.profile(stored.record, stored.account, secret_expires_at)
     }
 

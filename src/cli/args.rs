@@ -1,9 +1,38 @@
 //! The arguments, as clap derives them. Help texts carry examples; behaviour lives in the subcommands' own files.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::parser::ValueSource;
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum};
+
+const DEFAULT_CONFIG: &str = "gateway.yaml";
+
+/// Reads the name of the configuration file. An empty `SEEME_GATEWAY_CONFIG=` is one that is not set, as everywhere else in
+/// the environment; an empty `--config` is a mistake.
+#[derive(Debug, Clone)]
+struct ConfigFile;
+
+impl TypedValueParser for ConfigFile {
+    type Value = PathBuf;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<PathBuf, clap::Error> {
+        PathBufValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn parse_ref_(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+        source: ValueSource,
+    ) -> Result<PathBuf, clap::Error> {
+        let absent = value.is_empty() && source == ValueSource::EnvVariable;
+        self.parse_ref(command, arg, if absent { OsStr::new(DEFAULT_CONFIG) } else { value })
+    }
+}
 
 /// API-key gateway in front of a SeeMe.ai backend.
 #[derive(Debug, Parser)]
@@ -20,7 +49,8 @@ pub struct Cli {
         long,
         global = true,
         env = "SEEME_GATEWAY_CONFIG",
-        default_value = "gateway.yaml",
+        default_value = DEFAULT_CONFIG,
+        value_parser = ConfigFile,
         value_name = "FILE"
     )]
     pub config: PathBuf,

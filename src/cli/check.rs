@@ -9,6 +9,7 @@ use http::HeaderMap;
 use serde_json::json;
 
 use super::args::CheckFormat;
+use super::output::counted;
 use super::trial::{Outcome, Trial};
 use super::{CONFIGURATION, FAILED};
 use crate::clock::SystemClock;
@@ -105,9 +106,11 @@ fn text(file: &Path, checked: &Checked, out: &mut dyn Write) -> io::Result<()> {
         }
     }
     match (checked.errors.len(), checked.counts) {
-        (0, Some((routes, tests))) => writeln!(out, "{}: ok, {routes} routes, {tests} tests passed", file.display()),
-        (1, _) => writeln!(out, "\n1 mistake"),
-        (errors, _) => writeln!(out, "\n{errors} mistakes"),
+        (0, Some((routes, tests))) => {
+            let tests = if tests == 0 { "no tests".to_owned() } else { format!("{} passed", counted(tests, "test")) };
+            writeln!(out, "{}: ok, {}, {tests}", file.display(), counted(routes, "route"))
+        }
+        (errors, _) => writeln!(out, "\n{}", counted(errors, "mistake")),
     }
 }
 
@@ -186,6 +189,19 @@ tests:
         let (right, said) = check(GOOD, CheckFormat::Text);
         assert!(right, "{said}");
         insta::assert_snapshot!(said);
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let one = GOOD
+            .split("tests:")
+            .next()
+            .unwrap()
+            .replace("  - { match: POST", "  # ")
+            .replace("  - { match: \"POST", "  # ");
+        assert!(check(&one, CheckFormat::Text).1.ends_with("ok, 1 route, no tests\n"));
+        let one = format!("{one}tests: [ {{ request: GET /login, expect: allowed }} ]\n");
+        assert!(check(&one, CheckFormat::Text).1.ends_with("ok, 1 route, 1 test passed\n"));
     }
 
     #[test]

@@ -12,9 +12,12 @@ use crate::clock::SystemClock;
 use crate::config::model::Config;
 use crate::policy::access::{Grant, KeyProfile};
 use crate::policy::key::{Account, AccountId, Environment, KeyId, KeyRecord, OrganizationId, ResourceId, Timestamp};
+use crate::policy::lease::quota_state;
+use crate::policy::quota::{LeaseReply, LeaseRequest, MINUTE_SECONDS, Minute, Seen, Violated};
 use crate::policy::rejection::Rejection;
 use crate::policy::scope::Scope;
-use crate::store::{Store, StoredKey};
+use crate::store::{Store, StoreError, StoredKey};
+use crate::telemetry::redact;
 
 /// Explains one request on stdout. The store is opened only for `--key-id`.
 pub(super) fn run(
@@ -27,15 +30,38 @@ pub(super) fn run(
         Some(file) => Some(std::fs::read(file).map_err(|error| failed(format!("{}: {error}", file.display())))?),
         None => None,
     };
-    let key = match &args.key_id {
+    let out = &mut io::stdout().lock();
+    match &args.key_id {
         Some(id) => {
             let (id, store) = (KeyId::parse(id).map_err(failed)?, open()?);
             let stored = block_on(store.key(id.clone()))?.map_err(failed)?;
-            Some(stored_key(config, stored.ok_or_else(|| failed(format!("there is no key {id}")))?))
+            let stored = stored.ok_or_else(|| failed(format!("there is no key {id}")))?;
+            if let Some(note) = config.quota.note(&stored.account) {
+                eprintln!("warning: {note}");
+            }
+            let windows = |profile: &KeyProfile| Ok(Some(block_on(peek(&*store, profile))?.map_err(failed)?));
+            explain(config, args, Some(stored_key(config, stored)), body.as_deref(), now, &windows, out)
         }
-        None => imagined_key(config, args, now)?.map(|profile| Ok(Arc::new(profile))),
+        None => {
+            let key = imagined_key(config, args, now)?.map(|profile| Ok(Arc::new(profile)));
+            explain(config, args, key, body.as_deref(), now, &|_| Ok(None), out)
+        }
+    }
+}
+
+/// What is left of a key's windows, as the store has it; nothing is charged.
+async fn peek(store: &dyn Store, profile: &KeyProfile) -> Result<LeaseReply, StoreError> {
+    let request = LeaseRequest {
+        target: None,
+        want: 0,
+        need: 0,
+        limits: profile.limits,
+        first: false,
+        give_back: None,
+        debit: None,
+        seen: Seen::default(),
     };
-    explain(config, args, key, body.as_deref(), now, &mut io::stdout().lock())
+    store.lease(profile.subject.clone(), request).await
 }
 
 /// What authentication makes of a stored key; a deleted one is unknown to it.
@@ -87,18 +113,54 @@ fn explain(
     key: Option<Result<Arc<KeyProfile>, Rejection>>,
     body: Option<&[u8]>,
     now: Timestamp,
+    windows: Windows<'_>,
     out: &mut dyn Write,
 ) -> Result<(), CliError> {
     let method =
         Method::from_bytes(args.method.as_bytes()).map_err(|_| failed(format!("`{}` is not a method", args.method)))?;
     let trial = Trial { method, target: &args.path, headers: HeaderMap::new(), body, key, now };
-    let (steps, outcome) = trial.decide(config);
+    let (mut steps, mut outcome) = trial.decide(config);
+    if let Outcome::Forwarded(grant) = &outcome
+        && let Some(profile) = grant.profile()
+    {
+        let (step, refused) = quota(profile, grant.route().cost, windows(profile)?, now);
+        steps.push(step);
+        outcome = refused.map_or(outcome, Outcome::Refused);
+    }
     print(config, &steps, &outcome, out).map_err(failed)
 }
 
+/// The last check before the upstream. Without a reply of the store, for an imagined key, the windows are unused.
+fn quota(profile: &KeyProfile, cost: u32, reply: Option<LeaseReply>, now: Timestamp) -> (Step, Option<Rejection>) {
+    let limits = profile.limits;
+    let (per_minute, per_day) = (limits.requests_per_minute, limits.requests_per_day);
+    let left = reply.map_or((per_minute, per_day), |reply| (reply.minute_left, reply.day_left));
+    let violated = Violated { minute: left.0 < cost, day: left.1 < cost };
+    let refused = violated.minute || violated.day;
+    let why = if cost > per_minute.min(per_day) {
+        format!("costs {cost}, more than a whole window of {per_minute}/minute and {per_day}/day: never admitted")
+    } else {
+        let (minute, day) = left;
+        let left = match reply {
+            Some(_) => format!("costs {cost}; left: {minute} of {per_minute} this minute, {day} of {per_day} today"),
+            None => format!("costs {cost} of {per_minute}/minute and {per_day}/day"),
+        };
+        // The store cannot tell spent tokens from those that a gateway took in advance and may still give back.
+        format!("{left}; {}", if refused { "what gateways hold in reserve counts as used" } else { "not charged here" })
+    };
+    let micros = reply.map_or(u64::try_from(now.unix_millis()).unwrap_or(0) * 1000, |reply| reply.now_micros);
+    let minute = reply.map_or((micros / 1_000_000 / MINUTE_SECONDS) as Minute, |reply| reply.minute);
+    let rejection = refused.then(|| Rejection::RateLimited(quota_state(limits, minute, micros, left, violated)));
+    (Step { name: "quota", passed: !refused, why }, rejection)
+}
+
+/// What the store says of a key's windows; `None`: nothing, the key is imagined.
+type Windows<'a> = &'a dyn Fn(&KeyProfile) -> Result<Option<LeaseReply>, CliError>;
+
+/// What a client made of its request may hold a key, in the path too: it stands in the steps only, the final words are ours.
 fn print(config: &Config, steps: &[Step], outcome: &Outcome, out: &mut dyn Write) -> io::Result<()> {
     for step in steps {
-        writeln!(out, "{} {:<12} {}", if step.passed { '✓' } else { '✗' }, step.name, step.why)?;
+        writeln!(out, "{} {:<12} {}", if step.passed { '✓' } else { '✗' }, step.name, redact::keys(&step.why))?;
     }
     match outcome {
         Outcome::Forwarded(grant) => forwarded(config, grant, out),
@@ -114,16 +176,8 @@ fn print(config: &Config, steps: &[Step], outcome: &Outcome, out: &mut dyn Write
 }
 
 fn forwarded(config: &Config, grant: &Grant, out: &mut dyn Write) -> io::Result<()> {
-    match grant.profile() {
-        Some(profile) => writeln!(
-            out,
-            "· {:<12} costs {} of {}/minute and {}/day; not charged here",
-            "quota",
-            grant.route().cost,
-            profile.limits.requests_per_minute,
-            profile.limits.requests_per_day
-        )?,
-        None => writeln!(out, "· {:<12} none: no key, nothing is charged", "quota")?,
+    if grant.profile().is_none() {
+        writeln!(out, "· {:<12} none: no key, nothing is charged", "quota")?;
     }
     let by_environment = config.environments.map(|environments| environments.of(grant.environment()));
     match grant.route().upstream.or(by_environment).and_then(|id| config.upstreams.get(id.0)) {
@@ -148,6 +202,8 @@ routes:
   - { match: GET /api/v1/models, scope: models:read }
   - { match: GET /o, access: authenticated, organization: query.o }
   - { match: GET /login, access: public }
+  - { match: GET /dear, access: authenticated, cost: 61 }
+  - { match: \"GET /m/{id}\", scope: models:read, resources: { model: path.id } }
 ";
 
     fn explain(command: &str, body: Option<&[u8]>) -> String {
@@ -162,7 +218,7 @@ routes:
         let now = Timestamp::from_unix_millis(0);
         let key = imagined_key(&config, &args, now).unwrap().map(|profile| Ok(Arc::new(profile)));
         let mut out = Vec::new();
-        super::explain(&config, &args, key, body, now, &mut out).unwrap();
+        super::explain(&config, &args, key, body, now, &|_| Ok(None), &mut out).unwrap();
         format!("> {command}\n{}\n", String::from_utf8(out).unwrap())
     }
 
@@ -190,8 +246,16 @@ routes:
             (&format!("POST /v1/chat/completions {limited}"), Some(&[b' '; 100])),
             ("POST /v1/chat/completions --scope models:predict", Some(&[b' '; 2000])),
             ("POST /v1/chat/completions --scope models:predict", Some(b"not JSON")),
+            ("GET /dear --scope a:b", None),
         ];
         insta::assert_snapshot!(commands.iter().map(|(command, body)| explain(command, *body)).collect::<String>());
+    }
+
+    #[test]
+    fn a_key_that_a_client_put_into_the_path_is_not_shown() {
+        let told = explain("GET /m/sm_live_0123456789abcdef --scope models:read", None);
+        let told = told.lines().skip(1).collect::<Vec<_>>().join("\n");
+        assert!(told.contains("model [redacted-key]") && !told.contains("sm_live_0"), "{told}");
     }
 
     #[test]
@@ -215,7 +279,8 @@ routes:
             let stored =
                 StoredKey { record: record.clone(), account, secrets: vec![], former_use: None, version: Version(1) };
             let mut out = Vec::new();
-            super::explain(&config, &args, Some(stored_key(&config, stored)), None, now, &mut out).unwrap();
+            super::explain(&config, &args, Some(stored_key(&config, stored)), None, now, &|_| Ok(None), &mut out)
+                .unwrap();
             String::from_utf8(out).unwrap()
         };
         assert!(told(&|_| ()).contains("allowed: forwarded"));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
+use super::output::counted;
 use crate::config::model::Config;
 use crate::management::call::Call;
 use crate::policy::access::{Authenticated, Grant, KeyProfile, Scoped};
@@ -87,7 +88,7 @@ impl Trial<'_> {
         let (path, query) =
             self.target.split_once('?').map_or((self.target, None), |(path, query)| (path, Some(query)));
         let path = RequestPath::parse(path).map_err(|rejection| ("well formed", rejection))?;
-        passed("well formed", format!("{} path segments", path.segments().len()));
+        passed("well formed", counted(path.segments().len(), "path segment"));
         if self.target.len() > config.limits.uri_bytes {
             return Err(("head", Rejection::UriTooLong));
         }

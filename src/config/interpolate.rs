@@ -4,31 +4,53 @@
 
 use super::raw::{Kind, Node, Position};
 
-/// Replaces in every scalar of the tree. Returns the mistakes as position and text.
-pub(super) fn interpolate(node: &mut Node, env: &dyn Fn(&str) -> Option<String>) -> Vec<(Position, String)> {
+/// A variable that cannot be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mistake {
+    /// Where its scalar stands.
+    pub(super) at: Position,
+    /// The member, such as `listen.public.address`.
+    pub(super) place: String,
+    /// What is wrong.
+    pub(super) what: String,
+    /// What to do about it.
+    pub(super) mend: String,
+}
+
+/// Replaces in every scalar of the tree. Returns what could not be replaced.
+pub(super) fn interpolate(node: &mut Node, env: &dyn Fn(&str) -> Option<String>) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
-    walk(node, env, &mut mistakes);
+    walk(node, "", env, &mut mistakes);
     mistakes
 }
 
-fn walk(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, mistakes: &mut Vec<(Position, String)>) {
+fn walk(node: &mut Node, place: &str, env: &dyn Fn(&str) -> Option<String>, mistakes: &mut Vec<Mistake>) {
     match &mut node.kind {
         Kind::Null | Kind::Unset => {}
         Kind::Scalar(text) => match expand(text, env) {
             Ok(Some(expanded)) => *text = expanded,
             Ok(None) => {}
-            Err(what) => {
-                mistakes.push((node.at, what));
+            Err((what, mend)) => {
+                mistakes.push(Mistake { at: node.at, place: place.to_owned(), what, mend });
                 node.kind = Kind::Unset;
             }
         },
-        Kind::Sequence(items) => items.iter_mut().for_each(|item| walk(item, env, mistakes)),
-        Kind::Mapping(members) => members.iter_mut().for_each(|member| walk(&mut member.value, env, mistakes)),
+        Kind::Sequence(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                walk(item, &format!("{place}[{index}]"), env, mistakes);
+            }
+        }
+        Kind::Mapping(members) => {
+            for member in members {
+                let joint = if place.is_empty() { "" } else { "." };
+                walk(&mut member.value, &format!("{place}{joint}{}", member.name), env, mistakes);
+            }
+        }
     }
 }
 
-/// The text with its variables replaced; `None` when it has none.
-fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
+/// The text with its variables replaced; `None` when it has none. The error is what is wrong and what to do about it.
+fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, (String, String)> {
     if !text.contains("${") {
         return Ok(None);
     }
@@ -43,18 +65,24 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Str
         }
         out.push_str(&rest[..at]);
         let inside = &rest[at + 2..];
-        let end = inside.find('}').ok_or("`${` without a closing `}`: write ${NAME}, or $${ for a literal ${")?;
+        let Some(end) = inside.find('}') else {
+            return Err(("`${` without a closing `}`".to_owned(), "write ${NAME}, or $${ for a literal ${".to_owned()));
+        };
         let (name, default) = match inside[..end].split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (&inside[..end], None),
         };
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err(format!("`${{{}}}` is not a variable: write ${{NAME}} or ${{NAME:-default}}", &inside[..end]));
+            let mend = "write ${NAME} or ${NAME:-default}, the name with letters, digits and _";
+            return Err((format!("`${{{}}}` is not a variable", &inside[..end]), mend.to_owned()));
         }
         match (env(name).filter(|value| default.is_none() || !value.is_empty()), default) {
             (Some(value), _) => out.push_str(&value),
             (None, Some(default)) => out.push_str(default),
-            (None, None) => return Err(format!("the environment variable {name} is not set")),
+            (None, None) => {
+                let mend = format!("set it, or give a default: ${{{name}:-default}}");
+                return Err((format!("the environment variable {name} is not set"), mend));
+            }
         }
         rest = &inside[end + 1..];
     }
@@ -66,7 +94,7 @@ fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Str
 mod tests {
     use super::*;
 
-    fn expanded(text: &str) -> Result<Option<String>, String> {
+    fn expanded(text: &str) -> Result<Option<String>, (String, String)> {
         expand(text, &|name| match name {
             "A" => Some("x".to_owned()),
             "EMPTY" => Some(String::new()),

@@ -186,6 +186,24 @@ impl Quota {
             None => (default_name.clone(), *default_limits),
         }
     }
+
+    /// What an operator should know about the limits of an account: its plan brings none, so those of the default plan apply.
+    pub fn note(&self, account: &Account) -> Option<String> {
+        let (id, name, default) = (&account.id, account.plan.as_ref()?, &self.default_plan.0);
+        let limited = account.requests_per_minute.is_some() && account.requests_per_day.is_some();
+        match self.plans.iter().find(|(plan, _)| **plan == **name) {
+            Some((_, Plan::Fixed(_))) => None,
+            Some((_, Plan::Custom)) if limited => None,
+            Some((_, Plan::Custom)) => Some(format!(
+                "account {id} has no limits of its own and its plan {name} is custom: those of {default} apply; set them with \
+                 accounts set {id} --plan {name} --requests-per-minute N --requests-per-day N"
+            )),
+            None => Some(format!(
+                "account {id} is on the plan {name}, which the file does not have: {default} applies; put the plan back, or \
+                 move the account with accounts set {id} --plan {default}"
+            )),
+        }
+    }
 }
 
 /// The path at which the published client calls the management API, whatever `management.base_path` is.

@@ -1,5 +1,7 @@
 //! Tests of the compiler as a whole: what operators read when a file is wrong, and what a right one means.
 
+mod mends;
+
 use std::path::Path;
 use std::time::Duration;
 

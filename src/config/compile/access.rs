@@ -13,7 +13,7 @@ const KNOWN_METHODS: [&str; 8] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "
 /// Methods and path of `match`, the path still relative to its group.
 pub(super) fn methods_and_path<'a>(value: &Value<'a>) -> Option<(Methods, &'a str)> {
     let text = value.text()?;
-    let Some((methods, path)) = text.split_once(' ') else {
+    let Some((methods, path)) = well_spaced(value, text)?.split_once(' ') else {
         let mend = "write METHOD PATH, such as GET /api/v1/models, or \"* /path\" for every method";
         return value.mistake(format!("`{}` is not a match", shorten(text)), mend);
     };
@@ -23,6 +23,10 @@ pub(super) fn methods_and_path<'a>(value: &Value<'a>) -> Option<(Methods, &'a st
     }
     let mut named: Vec<Method> = Vec::new();
     for name in methods.split('|') {
+        if name == "*" {
+            let mend = format!("write \"* {}\" for every method, or only the names", shorten(path));
+            return value.mistake("`*` stands in a list of methods, and means all of them", &mend);
+        }
         let method = method(value, name)?;
         if named.contains(&method) {
             return value.mistake(format!("{method} is named twice"), "name each method once");
@@ -32,19 +36,41 @@ pub(super) fn methods_and_path<'a>(value: &Value<'a>) -> Option<(Methods, &'a st
     Some((Methods::Named(named), path))
 }
 
-/// A method by name. Unknown ones may be meant (`PROPFIND`), but not where they look like a mistyped known one.
-pub(super) fn method(value: &Value<'_>, name: &str) -> Option<Method> {
-    if KNOWN_METHODS.contains(&name) {
-        return Method::from_bytes(name.as_bytes()).ok();
+/// The text, unless blanks stand where they would cut a list of methods in two.
+fn well_spaced<'a>(value: &Value<'a>, text: &'a str) -> Option<&'a str> {
+    if text.starts_with(' ') {
+        return value.mistake("begins with a blank", &format!("write {}", shorten(text.trim())));
     }
+    let (methods, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    if methods.contains(" |") || methods.contains("| ") {
+        let joined = methods.split('|').map(str::trim).filter(|name| !name.is_empty());
+        let joined = joined.collect::<Vec<_>>().join("|");
+        let mend = format!("write {} {}", shorten(&joined), shorten(path));
+        return value.mistake("there are blanks around `|`", &mend);
+    }
+    Some(text)
+}
+
+/// A method by name. Unknown ones may be meant (`PROPFIND`), but not where they look like a mistyped known one. Methods are
+/// case-sensitive, and none that anybody registered is more than upper-case letters and `-`: whatever else stands here was
+/// meant as something else.
+pub(super) fn method(value: &Value<'_>, name: &str) -> Option<Method> {
+    const LIKE: &str = "write its name in upper-case letters, such as GET";
     if name == "CONNECT" {
         return value.mistake("CONNECT has no path, so no route can match it", "remove it");
     }
-    let upper = name.to_ascii_uppercase();
-    let near = did_you_mean(&upper, KNOWN_METHODS);
+    if name.is_empty() {
+        return value.mistake("a method is missing", "write METHOD PATH, several methods as GET|PUT");
+    }
+    let near = match did_you_mean(&name.to_ascii_uppercase(), KNOWN_METHODS) {
+        _ if KNOWN_METHODS.contains(&name) => String::new(),
+        near => near,
+    };
+    let letters = name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
     match Method::from_bytes(name.as_bytes()) {
-        Ok(method) if near.is_empty() && upper == name => Some(method),
-        _ => value.mistake(format!("`{}` is not a method", shorten(name)), &near),
+        Ok(method) if letters && near.is_empty() => Some(method),
+        _ => value.mistake(format!("`{}` is not a method", shorten(name)), if near.is_empty() { LIKE } else { &near }),
     }
 }
 
@@ -103,7 +129,10 @@ pub(super) fn source(value: &Value<'_>) -> Option<ValueSource> {
         "query" => Some(ValueSource::Query(name.to_owned())),
         "header" => match HeaderName::from_bytes(name.as_bytes()) {
             Ok(name) => Some(ValueSource::Header(name)),
-            Err(_) => value.mistake(format!("`{}` is not the name of a header field", shorten(name)), ""),
+            Err(_) => value.mistake(
+                format!("`{}` is not the name of a header field", shorten(name)),
+                "write header.NAME, such as header.X-Organization",
+            ),
         },
         "body" => pointer(value, name).map(ValueSource::Body),
         _ => {
@@ -133,10 +162,10 @@ fn pointer(value: &Value<'_>, text: &str) -> Option<Vec<String>> {
     }
 }
 
-/// A `path.NAME` needs a variable of that name.
+/// A `path.NAME` needs a variable of that name. One that stands in a group is told once, with the first route that lacks it.
 pub(super) fn check_source(value: &Value<'_>, source: &ValueSource, pattern: &Pattern) {
     let ValueSource::Path(name) = source else { return };
-    if pattern.variables().any(|variable| **variable == **name) {
+    if pattern.variables().any(|variable| **variable == **name) || value.report().blames(value) {
         return;
     }
     let known: Vec<&str> = pattern.variables().map(|variable| &**variable).collect();

@@ -96,7 +96,10 @@ fn store_url(value: &Value<'_>, file: &Path) -> Option<StoreUrl> {
         // Not the URL: it may hold a password.
         _ => value.mistake(
             format!("unknown kind of store `{}`", shorten(scheme)),
-            &did_you_mean(scheme, ["sqlite", "redis", "rediss", "redis+sentinel", "redis+cluster"]),
+            &match did_you_mean(scheme, ["sqlite", "redis", "rediss", "redis+sentinel", "redis+cluster"]) {
+                near if near.is_empty() => "write sqlite:PATH".to_owned(),
+                near => near,
+            },
         ),
     }
 }
@@ -135,7 +138,7 @@ fn base_path(value: &Value<'_>) -> Option<String> {
     let text = value.text()?;
     let pattern = match Pattern::parse(text) {
         Ok(pattern) => pattern,
-        Err(error) => return value.mistake(error.to_string(), "write a path such as /api/v1/api-keys"),
+        Err(error) => return value.misread(&error, "write a path such as /api/v1/api-keys"),
     };
     let literal = |segment: &Segment| matches!(segment, Segment::Literal(text) if !text.is_empty());
     if pattern.segments().iter().all(literal) && !text.contains('%') {

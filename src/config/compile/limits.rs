@@ -61,7 +61,9 @@ fn at_least(value: &Value<'_>, least: u64) -> Option<u64> {
     if size >= least {
         Some(size)
     } else {
-        value.mistake(format!("must be at least {least} bytes"), "write a larger size")
+        let what =
+            if least == 1 { "must be more than nothing".to_owned() } else { format!("must be at least {least} bytes") };
+        value.mistake(what, "write a larger size")
     }
 }
 

@@ -15,8 +15,9 @@ mod warnings;
 use std::path::Path;
 
 use super::diagnostic::{Diagnostic, Severity};
+use super::interpolate::Mistake;
 use super::model::Config;
-use super::raw::{Node, Position};
+use super::raw::Node;
 use reader::{Map, Report, Value};
 
 /// Every member that gateway.yaml may have.
@@ -51,10 +52,10 @@ const MEMBERS: &[&str] = &[
 
 /// Compiles a tree whose variables are replaced, but for those in `unset`. There is a [`Config`] exactly when no diagnostic is an
 /// error.
-pub(super) fn compile(file: &Path, root: &Node, unset: Vec<(Position, String)>) -> (Option<Config>, Vec<Diagnostic>) {
+pub(super) fn compile(file: &Path, root: &Node, unset: Vec<Mistake>) -> (Option<Config>, Vec<Diagnostic>) {
     let report = Report::new(file.display().to_string());
-    for (at, what) in unset {
-        report.add(Severity::Error, at, "", what, "set it, or give a default: ${NAME:-default}");
+    for Mistake { at, place, what, mend } in unset {
+        report.add(Severity::Error, at, &place, what, &mend);
     }
     let config = config(file, &Value::root(root, &report));
     let mut found = report.finish();
@@ -88,7 +89,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let scene = routes::Scene { upstreams: upstreams.as_deref(), needs_upstream: environments.is_none() };
     let routes = routes.and_then(|value| {
         let table = routes::routes(&value, &scene)?;
-        warnings::routes(&value, &table, &management);
+        warnings::routes(&value, &table, &management, quota.as_ref());
         Some(table)
     });
     let tests = root.get("tests").map_or_else(Vec::new, |value| suite::tests(&value));
@@ -132,7 +133,8 @@ const LOG_LEVELS: &[(&str, tracing::Level)] = &[
 
 /// Top-level members without a part in this build.
 fn refuse_unbuilt(root: &Map<'_>) {
-    root.get("version").and_then(|value| value.parse("1, the only version", |text| (text == "1").then_some(())));
+    root.get("version")
+        .and_then(|value| value.parse("1, the only version", "write version: 1", |text| (text == "1").then_some(())));
     for (name, shape) in [("cors", unbuilt::CORS), ("include", unbuilt::TEXTS), ("tracing", unbuilt::TRACING)] {
         if let Some(value) = root.get(name) {
             unbuilt::refuse::<()>(&value, &shape);

@@ -96,7 +96,12 @@ fn default_plan(root: &Map<'_>, plans: &[(Arc<str>, Plan)]) -> Option<(Arc<str>,
         ),
         None => blame.mistake(
             format!("there is no plan `{}`", shorten(name)),
-            &did_you_mean(name, plans.iter().map(|(plan, _)| &**plan)),
+            &match did_you_mean(name, plans.iter().map(|(plan, _)| &**plan)) {
+                near if near.is_empty() => {
+                    format!("known plans: {}", plans.iter().map(|(plan, _)| &**plan).collect::<Vec<_>>().join(", "))
+                }
+                near => near,
+            },
         ),
     }
 }
@@ -107,7 +112,7 @@ pub(super) fn scopes(value: Option<&Value<'_>>) -> ScopeCatalog {
     for (name, _, value) in &members {
         let alias = match Scope::parse(name) {
             Ok(alias) => Some(alias),
-            Err(error) => value.mistake(error.to_string(), ""),
+            Err(error) => value.misread(&error, ""),
         };
         let stands_for = scope_list(value);
         for item in value.items().unwrap_or_default() {
@@ -135,6 +140,6 @@ pub(super) fn scope_list(value: &Value<'_>) -> Option<Vec<Scope>> {
 pub(super) fn scope(value: &Value<'_>) -> Option<Scope> {
     match Scope::parse(value.text()?) {
         Ok(scope) => Some(scope),
-        Err(error) => value.mistake(error.to_string(), ""),
+        Err(error) => value.misread(&error, ""),
     }
 }

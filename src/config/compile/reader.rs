@@ -22,12 +22,22 @@ impl Report {
         Self { file, found: RefCell::default() }
     }
 
-    /// Everything reported, in the order of the file, each once.
+    /// Everything reported, in the order of the file, each once, however often the same words were read.
     pub(super) fn finish(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
-        found.sort_by(|a, b| (a.line, a.column, &a.what).cmp(&(b.line, b.column, &b.what)));
-        found.dedup();
+        let order = |d: &Diagnostic| (d.line, d.column, d.what.clone(), d.place.clone());
+        found.sort_by_cached_key(order);
+        found.dedup_by(|a, b| order(a) == order(b));
         found
+    }
+
+    /// Whether a value was complained about already: a mistake in a group is told once, not once for each route inside.
+    pub(super) fn blames(&self, value: &Value<'_>) -> bool {
+        let at = value.at();
+        self.found
+            .borrow()
+            .iter()
+            .any(|found| (found.line, found.column, &*found.place) == (at.line, at.column, value.place()))
     }
 
     pub(super) fn errors(&self) -> usize {
@@ -111,17 +121,28 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn text(&self) -> Option<&'a str> {
-        self.peek().or_else(|| self.mistake(format!("expected a single value, found {}", self.kind()), ""))
+        self.peek()
+            .or_else(|| self.mistake(format!("expected a single value, found {}", self.kind()), "write one value"))
     }
 
-    /// Reads text by `read`; `like` shows what is expected.
-    pub(super) fn parse<T>(&self, like: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    /// Reads text by `read`; `like` says what is expected, `mend` what to write.
+    pub(super) fn parse<T>(&self, like: &str, mend: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let text = self.text()?;
-        read(text).or_else(|| self.mistake(format!("`{}` is not {like}", shorten(text)), ""))
+        read(text).or_else(|| self.mistake(format!("`{}` is not {like}", shorten(text)), mend))
+    }
+
+    /// Reports an error of the grammars in `policy`. Those say in one sentence what is wrong and, after a colon, what to write;
+    /// `mend` is for the ones that do not.
+    pub(super) fn misread<T>(&self, error: &impl std::fmt::Display, mend: &str) -> Option<T> {
+        let told = error.to_string();
+        match told.rsplit_once(": ").filter(|(_, how)| how.starts_with("write ")) {
+            Some((what, how)) => self.mistake(what, how),
+            None => self.mistake(told, mend),
+        }
     }
 
     pub(super) fn duration(&self) -> Option<Duration> {
-        self.parse("a duration: write a number with ms, s, m, h or d, such as 250ms or 10m", units::duration)
+        self.parse("a duration", "write a number with ms, s, m, h or d, such as 250ms or 10m", units::duration)
     }
 
     /// A duration that is more than nothing.
@@ -133,20 +154,22 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn size(&self) -> Option<u64> {
-        self.parse("a size: write a number of bytes or with KiB, MiB or GiB, such as 64KiB", units::size)
+        self.parse("a size", "write a number of bytes or with KiB, MiB or GiB, such as 64KiB", units::size)
     }
 
     pub(super) fn rate(&self) -> Option<u32> {
-        self.parse("a rate: write a number per minute, such as 60/min", units::per_minute)
+        self.parse("a rate", "write a number per minute, such as 60/min", units::per_minute)
     }
 
     pub(super) fn count(&self, least: u64, most: u64) -> Option<u64> {
         let like = format!("a whole number from {least} to {most}");
-        self.parse(&like, |text| units::count(text).filter(|number| (least..=most).contains(number)))
+        self.parse(&like, "write digits only, within these bounds", |text| {
+            units::count(text).filter(|number| (least..=most).contains(number))
+        })
     }
 
     pub(super) fn flag(&self) -> Option<bool> {
-        self.parse("true or false", |text| match text {
+        self.parse("true or false", "write one of the two", |text| match text {
             "true" => Some(true),
             "false" => Some(false),
             _ => None,
@@ -154,7 +177,7 @@ impl<'a> Value<'a> {
     }
 
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.parse("an address: write IP:PORT, such as 0.0.0.0:8080 or [::]:8080", |text| text.parse().ok())
+        self.parse("an address", "write IP:PORT, such as 0.0.0.0:8080 or [::]:8080", |text| text.parse().ok())
     }
 
     /// One of a few words.
@@ -164,7 +187,10 @@ impl<'a> Value<'a> {
             return Some(*choice);
         }
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let mend = did_you_mean(text, names.iter().copied());
+        let mend = match did_you_mean(text, names.iter().copied()) {
+            near if near.is_empty() => "write one of these".to_owned(),
+            near => near,
+        };
         self.mistake(format!("`{}` is not one of {}", shorten(text), names.join(", ")), &mend)
     }
 

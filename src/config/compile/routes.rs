@@ -37,6 +37,9 @@ const SETTINGS: &[&str] = &[
     "body_bytes",
 ];
 
+/// Settings that ask something of a key.
+const WITH_A_KEY: &[&str] = &["resources", "organization", "touches", "limited_keys", "forward_authorization", "cost"];
+
 /// A value that is bound, with the place to blame when it does not fit a child's path.
 #[derive(Clone)]
 struct Bound<'a> {
@@ -64,9 +67,9 @@ struct Settings<'a> {
     body_bytes: Option<u64>,
 }
 
-/// Reads all routes and builds the table.
+/// Reads all routes and builds the table. Routes that conflict are told also where something else about them is wrong.
 pub(super) fn routes(value: &Value<'_>, scene: &Scene<'_>) -> Option<RouteTable> {
-    let mut walk = Walk { scene, found: Vec::new() };
+    let mut walk = Walk { scene, found: Vec::new(), complete: true };
     let top = Settings {
         access: None,
         access_given: false,
@@ -90,10 +93,11 @@ pub(super) fn routes(value: &Value<'_>, scene: &Scene<'_>) -> Option<RouteTable>
     for entry in entries {
         walk.entry(&entry, "", &top);
     }
+    let complete = walk.complete;
     let (places, routes): (Vec<Value<'_>>, Vec<Route>) = walk.found.into_iter().unzip();
     let labels: Vec<(usize, String)> = routes.iter().map(|route| (route.line, route.label())).collect();
     match RouteTable::build(routes) {
-        Ok(table) => Some(table),
+        Ok(table) => complete.then_some(table),
         Err(conflicts) => {
             for conflict in conflicts {
                 let (line, label) = &labels[conflict.first];
@@ -108,6 +112,8 @@ pub(super) fn routes(value: &Value<'_>, scene: &Scene<'_>) -> Option<RouteTable>
 struct Walk<'s, 'a> {
     scene: &'s Scene<'s>,
     found: Vec<(Value<'a>, Route)>,
+    /// The access of every route could be read.
+    complete: bool,
 }
 
 impl<'a> Walk<'_, 'a> {
@@ -124,6 +130,9 @@ impl<'a> Walk<'_, 'a> {
                 if let Some(routes) = map.get("routes") {
                     routes.mistake::<()>("a route has no `routes`", "write `under` instead of `match` for a group");
                 }
+                if settings.access == Some(Access::Public) {
+                    refuse_without_meaning(&map);
+                }
                 self.route(entry, &value, prefix, &settings)
             }
             (None, false) if map.has("match") => None,
@@ -134,12 +143,17 @@ impl<'a> Walk<'_, 'a> {
     fn group(&mut self, map: &Map<'a>, prefix: &str, settings: &Settings<'a>) -> Option<()> {
         let under = map.get("under")?;
         let path = under.text()?;
+        if let Some((methods, path)) = path.split_once(' ').filter(|(_, path)| path.trim_start().starts_with('/')) {
+            let mend =
+                format!("write under: {}, and {} in front of each path inside", shorten(path.trim()), shorten(methods));
+            return under.mistake("a group has a path and no method", &mend);
+        }
         if !path.starts_with('/') {
             return under.mistake(InvalidPattern::NoSlash.to_string(), &format!("write /{}", shorten(path)));
         }
         // The prefix must stand on its own as a path, but not as one with a slash or a tail at its end.
         let prefix = match Pattern::parse(&format!("{prefix}{path}")) {
-            Err(error) => return under.mistake(error.to_string(), "write a path such as /api/v1/models/{model_id}"),
+            Err(error) => return under.misread(&error, mend_of(&error)),
             Ok(_) if path.ends_with('/') => {
                 return under.mistake("ends with `/`", "remove the slash: `GET /` inside is the group's own path");
             }
@@ -168,7 +182,7 @@ impl<'a> Walk<'_, 'a> {
             let path = if path == "/" && !prefix.is_empty() { prefix.to_owned() } else { format!("{prefix}{path}") };
             match Pattern::parse(&path) {
                 Ok(pattern) => Some((methods, pattern)),
-                Err(error) => value.mistake(error.to_string(), ""),
+                Err(error) => value.misread(&error, mend_of(&error)),
             }
         });
         if !settings.access_given {
@@ -184,10 +198,13 @@ impl<'a> Walk<'_, 'a> {
             );
         }
         let (methods, pattern) = matched?;
+        let without_key = (settings.access == Some(Access::Public)).then(|| settings.without_key());
+        let settings = without_key.as_ref().unwrap_or(settings);
+        self.complete &= settings.access.is_some();
         for bound in [&settings.model, &settings.dataset, &settings.organization].into_iter().flatten() {
             check_source(&bound.value, &bound.source, &pattern);
         }
-        let route = settings.route(methods, pattern, value.at().line)?;
+        let route = settings.route(methods, pattern, value.at().line);
         self.found.push((value.clone(), route));
         Some(())
     }
@@ -227,6 +244,30 @@ impl<'a> Walk<'_, 'a> {
     }
 }
 
+/// What to do about a pattern whose mistake does not say it in its own words.
+const fn mend_of(error: &InvalidPattern) -> &'static str {
+    match error {
+        InvalidPattern::EmptySegment => "write one slash",
+        InvalidPattern::TailNotLast(_) => "move it to the end, or write {name} for one segment",
+        InvalidPattern::DuplicateName(_) => "give each variable a name of its own",
+        InvalidPattern::Unreachable(..) => "remove the segment, or write the path as clients send it",
+        _ => "write a path such as /api/v1/models/{model_id}",
+    }
+}
+
+/// A public route looks at no key: what asks something of one would stand there as a promise that nobody keeps.
+fn refuse_without_meaning(map: &Map<'_>) {
+    for name in WITH_A_KEY {
+        let Some(value) = map.get(name) else { continue };
+        if !matches!((*name, value.peek()), ("limited_keys", Some("deny")) | ("cost", Some("1")) | (_, Some("false"))) {
+            value.mistake::<()>(
+                format!("`{name}` means nothing on a public route: no key is looked at"),
+                "remove it, or open the route to keys only: access: authenticated, or scope: FAMILY:ACTION",
+            );
+        }
+    }
+}
+
 fn bindings<'a>(map: &Map<'a>, settings: &mut Settings<'a>) {
     let bound = |value: Value<'a>| source(&value).map(|source| Bound { source, value });
     if let Some(resources) = map.get("resources").and_then(|value| value.mapping(&["model", "dataset"])) {
@@ -243,8 +284,23 @@ fn bindings<'a>(map: &Map<'a>, settings: &mut Settings<'a>) {
 }
 
 impl Settings<'_> {
-    fn route(&self, methods: Methods, pattern: Pattern, line: usize) -> Option<Route> {
-        let access = self.access.clone()?;
+    /// What a public route would do with a key, when its group says so for the others: nothing.
+    fn without_key(&self) -> Self {
+        Self {
+            model: None,
+            dataset: None,
+            organization: None,
+            touches: Kinds::default(),
+            limited_keys: LimitedKeys::Deny,
+            forward_authorization: false,
+            cost: 1,
+            ..self.clone()
+        }
+    }
+
+    fn route(&self, methods: Methods, pattern: Pattern, line: usize) -> Route {
+        // Where it could not be read the mistake is told and no table comes of it; the pattern is still compared with others.
+        let access = self.access.clone().unwrap_or(Access::Authenticated);
         let of = |bound: &Option<Bound<'_>>| bound.as_ref().map(|bound| bound.source.clone());
         let bindings =
             Bindings { model: of(&self.model), dataset: of(&self.dataset), organization: of(&self.organization) };
@@ -255,7 +311,7 @@ impl Settings<'_> {
             }
         }
         let (endpoints, other_endpoint) = methods.endpoints(pattern.template());
-        Some(Route {
+        Route {
             id: RouteId(0),
             methods,
             pattern,
@@ -272,6 +328,6 @@ impl Settings<'_> {
             endpoints,
             other_endpoint,
             line,
-        })
+        }
     }
 }

@@ -110,7 +110,7 @@ fn key(map: &Map<'_>) -> Option<KeyRecord> {
     });
     let organization_id = map.get("organization_id").and_then(|value| match OrganizationId::parse(value.text()?) {
         Ok(id) => Some(id),
-        Err(error) => value.mistake(error.to_string(), ""),
+        Err(error) => value.misread(&error, "write the id as the key has it"),
     });
     let at = Timestamp::from_unix_millis(0);
     Some(KeyRecord {
@@ -141,7 +141,7 @@ fn ids(value: &Value<'_>) -> Option<Vec<ResourceId>> {
         .iter()
         .map(|item| match ResourceId::parse(item.text()?) {
             Ok(id) => Some(id),
-            Err(error) => item.mistake(error.to_string(), ""),
+            Err(error) => item.misread(&error, "write the id as the key has it"),
         })
         .collect();
     ids.into_iter().collect()

@@ -43,12 +43,12 @@ impl Shape {
             Self::Flag => value.flag().map(drop),
             Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
             Self::Duration => value.duration().map(drop),
-            Self::Percent => value.parse("a share such as 20%", |text| {
+            Self::Percent => value.parse("a share", "write a percentage such as 20%", |text| {
                 text.strip_suffix('%')?.trim_end().parse::<u8>().ok().filter(|share| *share <= 100).map(drop)
             }),
             Self::Rate => value.rate().map(drop),
             Self::Address => value.address().map(drop),
-            Self::Network => value.parse("a network such as 10.0.0.0/8", network),
+            Self::Network => value.parse("a network", "write ADDRESS/BITS, such as 10.0.0.0/8", network),
             Self::Secret if value.is_mapping() => {
                 value.mapping(&["file"])?.require("file", "write { file: PATH }")?.text().map(drop)
             }

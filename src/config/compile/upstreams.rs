@@ -107,8 +107,9 @@ fn endpoint(value: &Value<'_>) -> Option<Arc<str>> {
         "http" => {}
         "https" => return value.mistake("an https endpoint is not enforced by this build yet", LIKE),
         _ => {
-            let mend = did_you_mean(scheme, ["http", "https"]);
-            return value.mistake(format!("`{}` is not http or https", shorten(scheme)), &mend);
+            let near = did_you_mean(scheme, ["http", "https"]);
+            let mend = if near.is_empty() { LIKE } else { &near };
+            return value.mistake(format!("`{}` is not http or https", shorten(scheme)), mend);
         }
     }
     if rest.contains('@') {

@@ -38,11 +38,12 @@ use super::quota::{Minute, QuotaState, Seen, Violated};
 
 pub use call::{Call, CallId, Failure, Purpose, Waiting};
 pub use outage::Outage;
+pub(crate) use windows::quota_state;
 
 use call::{Outstanding, Rule};
 use demand::Demand;
 use outage::LocalShare;
-use windows::{ByMinute, Known, Shown, StoreClock, day_of, quota_state};
+use windows::{ByMinute, Known, Shown, StoreClock, day_of};
 
 /// After a recall only single tokens are asked for, for this long.
 const SINGLE_AFTER_RECALL: Duration = Duration::from_millis(100);

@@ -91,7 +91,7 @@ impl Shown {
 }
 
 /// Both windows for the headers. A window that refused shows 0.
-pub(super) fn quota_state(
+pub(crate) fn quota_state(
     limits: QuotaLimits,
     minute: Minute,
     store_micros: u64,

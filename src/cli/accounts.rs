@@ -28,15 +28,17 @@ async fn answer(command: AccountsCommand, accounts: Accounts<'_>) -> Result<Outp
             Ok(one(&changed.account, quota, json))
         }
         AccountsCommand::Show(AccountArgs { id, json }) => {
-            Ok(one(&accounts.get(&account_id(&id)?).await?, quota, json))
+            let account = accounts.get(&account_id(&id)?).await?;
+            Ok(Output { warnings: quota.note(&account).into_iter().collect(), ..one(&account, quota, json) })
         }
         AccountsCommand::List { json } => {
             let found = accounts.list().await?;
-            Ok(Output::either(
+            let output = Output::either(
                 json,
                 || found.iter().map(|account| to_json(account, quota)).collect(),
                 || listed(&found, quota),
-            ))
+            );
+            Ok(Output { warnings: found.iter().filter_map(|account| quota.note(account)).collect(), ..output })
         }
         AccountsCommand::Suspend(args) => suspend(&args, accounts).await,
         AccountsCommand::Resume(AccountArgs { id, json }) => {

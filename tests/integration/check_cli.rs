@@ -270,18 +270,43 @@ fn explain_tells_a_window_that_is_used_up_and_charges_nothing() {
         |method: &str, path: &str| stand.cli(&["explain", method, path, "--key-id", &key.id]).expect_success().stdout;
     let dear = explain("POST", "/echo/dear");
     assert!(dear.lines().last().unwrap().contains("429 rate_limited") && dear.contains("never admitted"), "{dear}");
-    minute_with(20);
+    super::support::minute_with(20);
     for _ in 0..5 {
         let told = explain("GET", "/echo/x");
         assert!(told.contains("left: 2 of 2 this minute, 100 of 100 today"), "{told}");
         assert!(told.lines().last().unwrap().starts_with("allowed"), "{told}");
     }
-    minute_with(20);
+    super::support::minute_with(20);
     let sent = || stand.get("/echo/x").bearer(&key).send().status();
     assert_eq!([sent(), sent(), sent()], [200, 200, 429]);
     let told = explain("GET", "/echo/x");
     assert!(told.contains("✗ quota        costs 1; left: 0 of 2 this minute, 98 of 100 today"), "{told}");
     assert!(told.lines().last().unwrap().contains("429 rate_limited"), "{told}");
+}
+
+#[test]
+fn a_plan_that_is_gone_is_told_by_the_commands_and_in_the_log_of_the_gateway() {
+    let shared = tempfile::tempdir().unwrap();
+    let before = Stand::new()
+        .store_in(shared.path())
+        .section("plans: { free: { requests_per_minute: 1, requests_per_day: 1 }, gold: custom }")
+        .start();
+    before.cli(&["accounts", "set", "u-1", "--plan", "gold", "--requests-per-minute", "9", "--requests-per-day", "9"]);
+    let after = Stand::new()
+        .store_in(shared.path())
+        .section("plans: { free: { requests_per_minute: 9, requests_per_day: 9 } }")
+        .route("GET /echo/{*rest}", "access: authenticated")
+        .start();
+    let note = "account u-1 is on the plan gold, which the file does not have: free applies";
+    for arguments in [&["accounts", "list", "--json"][..], &["accounts", "show", "u-1"]] {
+        let ended = after.cli(arguments).expect_success();
+        assert!(ended.stderr.contains(note) && !ended.stdout.contains(note), "{ended:?}");
+    }
+    let key = after.key().account("u-1").create();
+    let ended = after.cli(&["explain", "GET", "/echo/x", "--key-id", &key.id]).expect_success();
+    assert!(ended.stderr.contains(note), "{ended:?}");
+    assert_eq!(after.get("/echo/x").bearer(&key).send().status(), 200);
+    assert!(after.gateway.process.stderr().contains(note));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::support::{Stand, cli, eventually, minute_with};
+use super::support::{Stand, cli, eventually};
 
 const SOON: std::time::Duration = std::time::Duration::from_secs(5);
 

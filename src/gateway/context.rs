@@ -244,7 +244,11 @@ pub struct RequestRecord {
 impl RequestRecord {
     /// Starts the record of one request.
     pub fn start(shared: &Arc<Shared>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
-        let started = shared.clock.mono();
+        // From the first byte of the head, which was noted when it came; a pipelined request has no such note.
+        let started = match conn.phase() {
+            (Phase::Head, since) => since,
+            _ => shared.clock.mono(),
+        };
         conn.enter(Phase::Busy, started);
         shared.metrics.in_flight.increment(1.0);
         let path = if shared.log.is_on() { head.uri.path().to_owned() } else { String::new() };

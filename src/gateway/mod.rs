@@ -26,7 +26,7 @@ use crate::management::call::Call;
 use crate::management::rate::TooManyCalls;
 use crate::policy::access::Authenticated;
 use crate::policy::credential::Credential;
-use crate::policy::headers::{self, Origin};
+use crate::policy::headers::{self, Origin, QuotaFields};
 use crate::policy::key::Environment;
 use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::route::{Access, Route};
@@ -187,7 +187,8 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let (config, route) = (&self.shared.config, permit.grant().route().clone());
-        let (upstream, quota) = (config.upstream_of(&route, permit.grant().environment()), permit.quota().copied());
+        let (upstream, quota) =
+            (config.upstream_of(&route, permit.grant().environment()), permit.quota().copied().map(QuotaFields::new));
         let mut fields = std::mem::take(&mut inbound.head.headers);
         let origin = Origin {
             client: &conn.client_value,
@@ -216,7 +217,7 @@ impl Gateway {
 
         let mut response =
             answer.map_err(|error| self.upstream_failed(error, upstream.0, &route))?.map(ProxyBody::Upstream);
-        headers::for_client(response.headers_mut(), request_id, quota.as_ref());
+        headers::for_client(response.headers_mut(), request_id, quota);
         Ok(response)
     }
 

@@ -147,7 +147,7 @@ pub fn for_upstream(
     headers: &mut HeaderMap,
     origin: Origin<'_>,
     profile: Option<&KeyProfile>,
-    quota: Option<&QuotaState>,
+    quota: Option<&QuotaFields>,
     forward_authorization: bool,
 ) {
     let wants_trailers = headers.get_all(TE).iter().any(|value| {
@@ -174,7 +174,7 @@ pub fn for_upstream(
         }
     }
     if let Some(quota) = quota {
-        set_shown_window(headers, &quota.shown());
+        quota.shown.clone().set(headers);
     }
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
@@ -204,7 +204,7 @@ fn via(version: Version) -> HeaderValue {
 }
 
 /// Turns the upstream's head into the one for the client.
-pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Option<&QuotaState>) {
+pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Option<QuotaFields>) {
     headers.reserve(SET_FOR_CLIENT);
     // Chunks win over a length (RFC 9112 section 6.3), and the length would outlive them here.
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -215,32 +215,73 @@ pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Optio
     retain(headers, |name| !is_of(if quota.is_some() { &OURS } else { &OURS[..1] }, name.as_str()));
     headers.insert(X_REQUEST_ID, request_id);
     if let Some(quota) = quota {
-        set_quota(headers, quota);
+        quota.set(headers);
     }
 }
 
 /// Both families of rate-limit fields (contract 5; draft-ietf-httpapi-ratelimit-headers), and `Retry-After` on a refusal.
 pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
-    set_shown_window(headers, &quota.shown());
-    let (minute, day) = (&quota.minute, &quota.day);
-    let policy = Text::new().str("\"minute\";q=").number(minute.limit).str(";w=60, \"day\";q=").number(day.limit);
-    headers.insert(RATELIMIT_POLICY, policy.str(";w=86400").into_value());
-    let state = Text::new().str("\"minute\";r=").number(minute.remaining).str(";t=").number(minute.seconds_left);
-    let state = state.str(", \"day\";r=").number(day.remaining).str(";t=").number(day.seconds_left);
-    headers.insert(RATELIMIT, state.into_value());
-    if quota.violated.minute || quota.violated.day {
-        headers.insert(RETRY_AFTER, HeaderValue::from(quota.retry_after()));
-    }
+    QuotaFields::new(*quota).set(headers);
 }
 
 /// The same for the refusal of a call that `management.rate` has no room for: its window is the violated one.
 pub fn set_management_rate(headers: &mut HeaderMap, window: &WindowState) {
-    set_shown_window(headers, window);
-    let policy = Text::new().str("\"management\";q=").number(window.limit).str(";w=60");
-    headers.insert(RATELIMIT_POLICY, policy.into_value());
-    let state = Text::new().str("\"management\";r=").number(window.remaining).str(";t=").number(window.seconds_left);
-    headers.insert(RATELIMIT, state.into_value());
+    ShownWindow::new(window).set(headers);
+    let policy = Text::new().str("\"management\";q=").number(window.limit).str(";w=60").value();
+    headers.insert(RATELIMIT_POLICY, policy);
+    let mut state = Text::new();
+    state.str("\"management\";r=").number(window.remaining).str(";t=").number(window.seconds_left);
+    headers.insert(RATELIMIT, state.value());
     headers.insert(RETRY_AFTER, HeaderValue::from(window.seconds_left));
+}
+
+/// The rate-limit fields of one request, written once for both directions.
+#[derive(Debug)]
+pub struct QuotaFields {
+    state: QuotaState,
+    shown: ShownWindow,
+}
+
+impl QuotaFields {
+    /// For this state.
+    pub fn new(state: QuotaState) -> Self {
+        Self { shown: ShownWindow::new(&state.shown()), state }
+    }
+
+    fn set(self, headers: &mut HeaderMap) {
+        self.shown.set(headers);
+        let (minute, day) = (&self.state.minute, &self.state.day);
+        let mut policy = Text::new();
+        policy.str("\"minute\";q=").number(minute.limit).str(";w=60, \"day\";q=").number(day.limit).str(";w=86400");
+        headers.insert(RATELIMIT_POLICY, policy.value());
+        let mut state = Text::new();
+        state.str("\"minute\";r=").number(minute.remaining).str(";t=").number(minute.seconds_left);
+        state.str(", \"day\";r=").number(day.remaining).str(";t=").number(day.seconds_left);
+        headers.insert(RATELIMIT, state.value());
+        if self.state.violated.minute || self.state.violated.day {
+            headers.insert(RETRY_AFTER, HeaderValue::from(self.state.retry_after()));
+        }
+    }
+}
+
+/// `X-RateLimit-*`
+#[derive(Debug, Clone)]
+struct ShownWindow {
+    limit: HeaderValue,
+    remaining: HeaderValue,
+    reset: HeaderValue,
+}
+
+impl ShownWindow {
+    fn new(window: &WindowState) -> Self {
+        Self { limit: window.limit.into(), remaining: window.remaining.into(), reset: window.reset.into() }
+    }
+
+    fn set(self, headers: &mut HeaderMap) {
+        headers.insert(X_RATELIMIT_LIMIT, self.limit);
+        headers.insert(X_RATELIMIT_REMAINING, self.remaining);
+        headers.insert(X_RATELIMIT_RESET, self.reset);
+    }
 }
 
 /// A short field value, put together on the stack: on every answer, so neither a `String` nor the machinery of `format!`.
@@ -255,7 +296,7 @@ impl Text {
     }
 
     /// Appends visible ASCII; what does not fit is left out, and the longest value here has 90 characters.
-    fn str(mut self, text: &str) -> Self {
+    fn str(&mut self, text: &str) -> &mut Self {
         if let Some(room) = self.room.get_mut(self.length..self.length + text.len()) {
             room.copy_from_slice(text.as_bytes());
             self.length += text.len();
@@ -263,19 +304,13 @@ impl Text {
         self
     }
 
-    fn number(self, number: impl itoa::Integer) -> Self {
+    fn number(&mut self, number: impl itoa::Integer) -> &mut Self {
         self.str(itoa::Buffer::new().format(number))
     }
 
-    fn into_value(self) -> HeaderValue {
+    fn value(&self) -> HeaderValue {
         HeaderValue::from_bytes(&self.room[..self.length]).unwrap_or(HeaderValue::from_static(""))
     }
-}
-
-fn set_shown_window(headers: &mut HeaderMap, window: &WindowState) {
-    headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from(window.limit));
-    headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from(window.remaining));
-    headers.insert(X_RATELIMIT_RESET, HeaderValue::from(window.reset));
 }
 
 #[cfg(test)]
@@ -399,7 +434,7 @@ mod tests {
         let mut fields =
             headers(&[("x-seeme-account-id", "theirs"), ("X_RateLimit_Limit", "theirs"), ("x-request-id", "theirs")]);
         let mut public = fields.clone();
-        for_client(&mut fields, HeaderValue::from_static("ours"), Some(&state()));
+        for_client(&mut fields, HeaderValue::from_static("ours"), Some(QuotaFields::new(state())));
         assert!(!format!("{fields:?}").contains("theirs"), "{fields:?}");
         // Where no plan is charged, the backend's own limits are the only ones there are.
         for_client(&mut public, HeaderValue::from_static("ours"), None);

@@ -22,6 +22,7 @@ use tokio::time::{Sleep, sleep};
 use crate::clock::Clock;
 use crate::gateway::Gateway;
 use crate::gateway::context::{ConnInfo, Phase};
+use crate::upstream::poll_write_gathered;
 
 /// Fields for which hyper has room without the heap.
 const HYPER_HEADERS: usize = 100;
@@ -122,7 +123,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = poll_write_gathered(Pin::new(&mut self.stream), cx, bufs);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
     }

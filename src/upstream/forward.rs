@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
+use super::gather::UpstreamIo;
 use super::pool::{Lease, Pool};
 use super::{BodyError, UpstreamError};
 use crate::config::model::Upstream;
@@ -114,7 +115,7 @@ impl Upstreams {
         self.metrics.upstreams[id.0].connects.increment(1);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(stream))
+            .handshake(UpstreamIo(TokioIo::new(stream)))
             .await
             .map_err(|_| UpstreamError::Unreachable)?;
         // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.

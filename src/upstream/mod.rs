@@ -5,10 +5,12 @@
 
 mod body;
 mod forward;
+mod gather;
 mod pool;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
 pub use forward::{Forwarding, Upstreams};
+pub use gather::poll_write_gathered;
 
 /// Why an upstream gave no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

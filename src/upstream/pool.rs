@@ -3,19 +3,18 @@
 //! Belongs to one worker, so its lock is never contended. hyper-util's shared pool costs about a tenth of a whole request
 //! (measured: 1.3 to 2 µs); this is what replaces it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use super::body::RequestBody;
 
 /// Idle connections that one worker keeps to one upstream.
 const MAX_IDLE: usize = 256;
-/// Idle longer than this, a connection is closed: most servers would do it soon after.
-const MAX_AGE: Duration = Duration::from_secs(55);
+/// Idle for so many rounds of the worker's sweep (half a second each), a connection is closed: most servers would do it soon after.
+const MAX_ROUNDS: u32 = 110;
 
 /// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write.
 struct Connection {
@@ -31,13 +30,16 @@ impl Drop for Connection {
 
 struct Idle {
     connection: Connection,
-    since: Instant,
+    /// The round in which it became idle.
+    since: u32,
 }
 
 /// The pool.
 #[derive(Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<Idle>>,
+    /// Counts sweeps: a clock that costs a request nothing.
+    round: AtomicU32,
 }
 
 /// A connection in use. Dropped, it closes; [`Lease::give_back`] keeps it.
@@ -63,11 +65,11 @@ impl Pool {
         Lease { connection: Connection { sender, task }, pool: self.clone() }
     }
 
-    /// Closes what has been idle too long. Called every few seconds, never on a request.
+    /// Closes what has been idle too long. Called by the worker's sweep, never on a request.
     pub(super) fn prune(&self) {
-        let now = Instant::now();
+        let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < MAX_AGE);
+        idle.retain(|idle| !idle.connection.sender.is_closed() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
     }
 }
 
@@ -83,7 +85,7 @@ impl Lease {
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
-            idle.push(Idle { connection: self.connection, since: Instant::now() });
+            idle.push(Idle { connection: self.connection, since: self.pool.round.load(Ordering::Relaxed) });
         }
     }
 }

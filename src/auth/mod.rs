@@ -8,10 +8,14 @@
 //!
 //! Decides nothing about a key: that is [`crate::policy::access::Authenticated::check`].
 
+mod front;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+pub use front::Front;
 
 use moka::Expiry;
 use moka::sync::Cache;
@@ -48,6 +52,7 @@ enum Cached {
     Unknown,
 }
 
+/// A known key, and when the store vouched for it.
 struct Known {
     profile: Arc<KeyProfile>,
     /// When the store last vouched for it.
@@ -80,6 +85,8 @@ pub struct Authenticator {
     metrics: Arc<Metrics>,
     cache: Cache<KeyHash, Cached, FxBuildHasher>,
     index: Mutex<Index>,
+    /// Grows after every removal from the cache: copies from before it count no more.
+    generation: AtomicU64,
     feed_up: AtomicBool,
     /// When the change feed last said anything, if only that nothing happened.
     feed_heard: AtomicU64,
@@ -132,6 +139,7 @@ impl Authenticator {
             metrics,
             cache,
             index: Mutex::default(),
+            generation: AtomicU64::new(0),
             feed_up: AtomicBool::new(true),
             feed_heard: AtomicU64::new(start),
             last_contact: AtomicU64::new(start),
@@ -139,12 +147,20 @@ impl Authenticator {
     }
 
     /// The key with this secret, or `None`. Waits for the store at most 250 ms.
-    pub async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
+    pub async fn look_up(&self, hash: KeyHash, front: &Front) -> Result<Found, StoreUnavailable> {
         let now = self.clock.mono();
+        // Read before the cache: what is found after it and copied under it was there when it was current.
+        let generation = self.generation.load(Ordering::Acquire);
+        if let Some(known) = front.get(&hash, generation).filter(|known| self.is_fresh(known, now)) {
+            self.metrics.lookups.hit.increment(1);
+            return Ok(Some(known.profile.clone()));
+        }
         match self.cache.get(&hash) {
             Some(Cached::Known(known)) if self.is_fresh(&known, now) => {
                 self.metrics.lookups.hit.increment(1);
-                Ok(Some(known.profile.clone()))
+                let profile = known.profile.clone();
+                front.put(hash, generation, known);
+                Ok(Some(profile))
             }
             Some(Cached::Unknown) => {
                 self.metrics.lookups.hit_unknown.increment(1);
@@ -281,6 +297,7 @@ impl Authenticator {
                         Change::Recall(..) => {}
                     }
                 }
+                self.generation.fetch_add(1, Ordering::AcqRel);
                 self.feed_heard.store(now.0, Ordering::Release);
             }
             FeedItem::Lost => self.feed_up.store(false, Ordering::Release),
@@ -289,6 +306,7 @@ impl Authenticator {
                 index.epoch += 1;
                 index.hashes.clear();
                 self.cache.invalidate_all();
+                self.generation.fetch_add(1, Ordering::AcqRel);
                 self.feed_heard.store(now.0, Ordering::Release);
                 self.feed_up.store(true, Ordering::Release);
             }

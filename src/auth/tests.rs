@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Authenticator, StoreUnavailable};
+use super::{Authenticator, Found, Front, StoreUnavailable};
 use crate::clock::Clock;
 use crate::config;
 use crate::policy::credential::{KeyHash, Secret};
@@ -40,6 +40,7 @@ struct Fixture {
     store: Arc<FaultyStore>,
     clock: Arc<HandClock>,
     auth: Arc<Authenticator>,
+    front: Arc<Front>,
     hash: KeyHash,
     id: KeyId,
 }
@@ -73,7 +74,7 @@ impl Fixture {
         };
         let row = SecretRow { hash, key_prefix: secret.prefix().into(), expires_at: None, last_used_at: None };
         store.create_key(record, row, event(Action::Created)).await.unwrap();
-        Self { store, clock, auth, hash, id }
+        Self { store, clock, auth, front: Arc::default(), hash, id }
     }
 
     fn pass(&self, time: Duration) {
@@ -92,6 +93,11 @@ impl Fixture {
         Change::Key(self.id.clone())
     }
 
+    /// As the one worker of this test does.
+    async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
+        self.auth.look_up(hash, &self.front).await
+    }
+
     fn look_ups(&self) -> u64 {
         self.store.calls(Method::KeyBySecret)
     }
@@ -105,8 +111,8 @@ fn event(action: Action) -> Event {
 async fn a_known_key_is_read_once_and_an_unknown_one_too() {
     let f = Fixture::new().await;
     for _ in 0..10 {
-        assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
-        assert!(f.auth.look_up(KeyHash([1; 32])).await.unwrap().is_none());
+        assert!(f.look_up(f.hash).await.unwrap().is_some());
+        assert!(f.look_up(KeyHash([1; 32])).await.unwrap().is_none());
     }
     assert_eq!(f.look_ups(), 2);
 }
@@ -117,8 +123,8 @@ async fn a_thousand_requests_with_one_cold_key_are_one_look_up() {
     f.store.inject(Method::KeyBySecret, Fault::Hold);
     let asking: Vec<_> = (0..1000)
         .map(|_| {
-            let (auth, hash) = (f.auth.clone(), f.hash);
-            tokio::spawn(async move { auth.look_up(hash).await })
+            let (auth, front, hash) = (f.auth.clone(), f.front.clone(), f.hash);
+            tokio::spawn(async move { auth.look_up(hash, &front).await })
         })
         .collect();
     while f.look_ups() == 0 {
@@ -136,62 +142,70 @@ async fn a_thousand_requests_with_one_cold_key_are_one_look_up() {
 async fn a_load_that_began_before_a_revocation_never_enters_the_cache() {
     let f = Fixture::new().await;
     f.store.inject_times(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(100)), 1);
-    let (auth, hash) = (f.auth.clone(), f.hash);
-    let early = tokio::spawn(async move { auth.look_up(hash).await });
+    let (auth, front, hash) = (f.auth.clone(), f.front.clone(), f.hash);
+    let early = tokio::spawn(async move { auth.look_up(hash, &front).await });
     while f.look_ups() == 0 {
         tokio::task::yield_now().await;
     }
     let change = f.delete().await;
     f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
     // Whoever comes after the revocation does not join the load from before it.
-    assert!(f.auth.look_up(f.hash).await.unwrap().is_none());
+    assert!(f.look_up(f.hash).await.unwrap().is_none());
     early.await.unwrap().unwrap();
-    assert!(f.auth.look_up(f.hash).await.unwrap().is_none(), "the old record came back");
+    assert!(f.look_up(f.hash).await.unwrap().is_none(), "the old record came back");
+}
+
+#[tokio::test]
+async fn a_worker_that_serves_a_key_all_the_time_stops_with_its_revocation() {
+    let f = Fixture::new().await;
+    for _ in 0..3 {
+        assert!(f.look_up(f.hash).await.unwrap().is_some());
+    }
+    let change = f.delete().await;
+    assert!(f.look_up(f.hash).await.unwrap().is_some(), "nobody has said so yet");
+    f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
+    assert!(f.look_up(f.hash).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_process_that_heard_nothing_for_a_while_asks_before_it_trusts() {
     let f = Fixture::new().await;
-    assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
+    assert!(f.look_up(f.hash).await.unwrap().is_some());
     // Stopped for three seconds: neither this deletion nor anything else was heard.
     f.delete().await;
     f.pass(Duration::from_secs(3));
-    assert!(f.auth.look_up(f.hash).await.unwrap().is_none());
+    assert!(f.look_up(f.hash).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn while_the_feed_is_silent_a_key_is_asked_for_once_an_interval() {
     let f = Fixture::new().await;
-    f.auth.look_up(f.hash).await.unwrap();
+    f.look_up(f.hash).await.unwrap();
     f.pass(Duration::from_secs(1));
     for _ in 0..10 {
-        f.auth.look_up(f.hash).await.unwrap();
+        f.look_up(f.hash).await.unwrap();
     }
     assert_eq!(f.look_ups(), 2);
     f.pass(Duration::from_secs(5));
-    f.auth.look_up(f.hash).await.unwrap();
+    f.look_up(f.hash).await.unwrap();
     assert_eq!(f.look_ups(), 3);
     f.hear_nothing();
     f.pass(Duration::from_millis(200));
-    f.auth.look_up(f.hash).await.unwrap();
+    f.look_up(f.hash).await.unwrap();
     assert_eq!(f.look_ups(), 3, "it is heard again");
 }
 
 #[tokio::test]
 async fn without_a_store_known_keys_are_served_for_a_while_and_unknown_ones_are_no_401() {
     let f = Fixture::new().await;
-    f.auth.look_up(f.hash).await.unwrap();
+    f.look_up(f.hash).await.unwrap();
     f.store.inject_everywhere(Fault::Unavailable);
     f.auth.apply(&FeedItem::Lost);
     f.pass(Duration::from_secs(30));
-    assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
-    assert_eq!(f.auth.look_up(KeyHash([2; 32])).await.unwrap_err(), StoreUnavailable);
+    assert!(f.look_up(f.hash).await.unwrap().is_some());
+    assert_eq!(f.look_up(KeyHash([2; 32])).await.unwrap_err(), StoreUnavailable);
     f.pass(Duration::from_secs(31));
-    assert_eq!(
-        f.auth.look_up(f.hash).await.unwrap_err(),
-        StoreUnavailable,
-        "store.outage.serve_cached_keys_for is over"
-    );
+    assert_eq!(f.look_up(f.hash).await.unwrap_err(), StoreUnavailable, "store.outage.serve_cached_keys_for is over");
     f.store.heal();
-    assert!(f.auth.look_up(f.hash).await.unwrap().is_some());
+    assert!(f.look_up(f.hash).await.unwrap().is_some());
 }

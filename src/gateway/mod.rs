@@ -16,8 +16,9 @@ use http::header::HOST;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
-use crate::auth::{Authenticator, StoreUnavailable};
+use crate::auth::{Authenticator, Front, StoreUnavailable};
 use crate::clock::Clock;
 use crate::config::model::Config;
 use crate::limit::{LimitError, Limiter, Permit};
@@ -67,6 +68,7 @@ pub struct Shared {
 pub struct Gateway {
     shared: Arc<Shared>,
     upstreams: Upstreams,
+    front: Front,
 }
 
 /// Everything that ends a request before its answer comes from the upstream.
@@ -92,7 +94,7 @@ impl Gateway {
     /// A gateway for one worker.
     pub fn new(shared: Arc<Shared>) -> Self {
         let upstreams = Upstreams::new(&shared.config.upstreams, shared.metrics.clone());
-        Self { shared, upstreams }
+        Self { shared, upstreams, front: Front::default() }
     }
 
     /// One request, from its head to the answer. The record it leaves ends with the answer's body.
@@ -156,7 +158,7 @@ impl Gateway {
             };
         };
         record.secret = Some(hash);
-        let found = self.shared.auth.look_up(hash).await;
+        let found = self.shared.auth.look_up(hash, &self.front).await;
         if *access == Access::Public {
             // Only to be counted.
             record.key = found.unwrap_or_default();
@@ -173,7 +175,7 @@ impl Gateway {
             && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, self.shared.config.key_shape)
         {
             record.secret = Some(hash);
-            record.key = self.shared.auth.look_up(hash).await.unwrap_or_default();
+            record.key = self.shared.auth.look_up(hash, &self.front).await.unwrap_or_default();
         }
     }
 
@@ -205,13 +207,15 @@ impl Gateway {
 
         record.permit = Some(permit);
         record.upstream = Some(self.upstreams.name(upstream).clone());
+        let sent = Instant::now();
         let limits = Forwarding {
+            since: sent,
             response: route.response_timeout.unwrap_or(config.timeouts.response),
             idle: route.idle_timeout.unwrap_or(config.timeouts.idle),
         };
-        let (sent, progress) = (self.shared.clock.mono(), record.progress.clone());
+        let progress = record.progress.clone();
         let answer = self.upstreams.forward(upstream, request, progress.as_ref(), limits).await;
-        let waited = self.shared.clock.mono().since(sent).as_secs_f64();
+        let waited = sent.elapsed().as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
         self.shared.metrics.upstreams[upstream.0].duration.record(waited);
 

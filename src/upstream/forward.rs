@@ -39,6 +39,8 @@ struct Target {
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
 pub struct Forwarding {
+    /// When the wait begins.
+    pub since: Instant,
     /// To the response head, from the last byte of the request.
     pub response: Duration,
     /// Between bytes of the response.
@@ -72,7 +74,7 @@ impl Upstreams {
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (mut lease, reused) = self.connection(id).await?;
         let answer = lease.sender().try_send_request(request);
-        match wait_for_head(answer, progress, limits.response).await? {
+        match wait_for_head(answer, progress, limits.since, limits.response).await? {
             Ok(response) => accept(response, lease, limits.idle, progress.cloned()),
             Err(mut failed) => match failed.take_message() {
                 // A kept-alive connection that closed under us gives the request back unsent; another one must take it.
@@ -133,12 +135,13 @@ impl Upstreams {
 async fn wait_for_head<T>(
     answer: impl Future<Output = T>,
     progress: Option<&Arc<Progress>>,
+    since: Instant,
     limit: Duration,
 ) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
     let frames = || progress.map_or(0, |progress| progress.frames());
     let mut seen = frames();
-    let mut timer = std::pin::pin!(sleep_until(deadline(Instant::now(), limit)));
+    let mut timer = std::pin::pin!(sleep_until(deadline(since, limit)));
     loop {
         tokio::select! {
             biased;

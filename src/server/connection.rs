@@ -72,6 +72,10 @@ fn log_end(ended: hyper::Result<()>) {
 /// `http::Uri` drops a fragment without a word, so nobody behind the parser could refuse it. A line that comes in pieces, or
 /// pipelined behind another request, is not looked at: its fragment is dropped and so never forwarded.
 fn has_fragment(bytes: &[u8]) -> bool {
+    // Nearly no head has one anywhere.
+    if !bytes.contains(&b'#') {
+        return false;
+    }
     let Some(line) = bytes.trim_ascii_start().split(|byte| *byte == b'\n').next() else { return false };
     // What follows a pipelined request may be the rest of any line: only a whole request line counts.
     let mut words = line.trim_ascii_end().split(|byte| *byte == b' ').skip(1);

@@ -164,11 +164,12 @@ def bearer(key) -> dict:
     return {"Authorization": "Bearer " + (key["key"] if isinstance(key, dict) else key)}
 
 
-def eventually(holds, within: float = 2.0) -> bool:
-    """Whether it comes to hold in time; what is looked at tells of no event to wait for."""
+def eventually(holds, within: float = 2.0, every: float = 0.01) -> bool:
+    """Whether it comes to hold in time; what is looked at tells of no event to wait for. Management calls are limited to 60 a
+    minute for each key: look at those less often."""
     deadline = time.monotonic() + within
     while not holds():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.01)
+        time.sleep(every)
     return True

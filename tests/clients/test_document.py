@@ -189,7 +189,7 @@ def list_keys(page):
     def listed():
         return next(key for key in page.client.get_api_keys() if key.id == fresh.id)
 
-    assert eventually(lambda: listed().last_used_at, within=10)
+    assert eventually(lambda: listed().last_used_at, within=10, every=0.25)
     printed = page.python("list")["printed"]
     assert f"Listed: {fresh.key_prefix}... (Scopes: ['models:read'])\n Expires: " in printed
     assert f" Last used: {listed().last_used_at}" in printed
@@ -271,7 +271,7 @@ def usage(page):
     made, key = page.new_key("models:read")
     assert [page.status(made["key"], "models") for _ in range(3)] == [200] * 3
     assert page.predict(made["key"]) == 403
-    eventually(lambda: page.client.get_api_key_usage(key.id).total_requests == 4, within=10)
+    eventually(lambda: page.client.get_api_key_usage(key.id).total_requests == 4, within=10, every=0.25)
     printed = page.python("usage", key=key)["printed"].splitlines()
     assert printed[:3] == ["Total requests: 4", "Successful: 3", "Failed: 1"]
     assert printed[3].startswith("By endpoint: {") and "'GET /api/v1/models': {'total': 3," in printed[3]

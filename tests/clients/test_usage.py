@@ -43,7 +43,7 @@ def test_usage_after_a_hundred_mixed_requests_is_the_clients_own_count(gateway):
         return reader.get_api_key_usage(key["id"])
 
     # Counts reach the store a moment after the response; more than were sent would be as wrong as fewer.
-    eventually(lambda: usage().total_requests >= REQUESTS, within=10)
+    eventually(lambda: usage().total_requests >= REQUESTS, within=10, every=0.25)
     found = usage()
     assert found.total_requests == REQUESTS
     assert found.successful == sum(endpoint["successful"] for endpoint in counted.values())

@@ -11,10 +11,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::UpstreamError;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
 use super::gather::UpstreamIo;
 use super::pool::{Lease, Pool};
-use super::{BodyError, UpstreamError};
 use crate::config::model::Upstream;
 use crate::policy::route::UpstreamId;
 use crate::telemetry::Metrics;
@@ -173,11 +173,5 @@ fn accept(
 impl std::fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.targets.iter().map(|target| &target.upstream.name)).finish()
-    }
-}
-
-impl From<BodyError> for UpstreamError {
-    fn from(error: BodyError) -> Self {
-        Self::RequestBody(error)
     }
 }

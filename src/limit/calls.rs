@@ -12,7 +12,7 @@ use super::{Shared, lock};
 use crate::policy::instant::Mono;
 use crate::policy::lease::{Call, Failure, Purpose};
 use crate::policy::quota::LeaseReply;
-use crate::store::StoreError;
+use crate::store::{Part, StoreError};
 
 /// A call is waited for this long; later its tokens are lost.
 const CALL_LIVES: Duration = Duration::from_secs(3);
@@ -87,7 +87,7 @@ impl Shared {
 
     fn on_error(&self, inner: &mut Inner, now: Mono, call: &Call, error: &StoreError) {
         match error {
-            StoreError::Unavailable(_) => {
+            StoreError::Unavailable(_) | StoreError::Refused(_) => {
                 inner.lease.on_failure(now, call.id, Failure::NotDone);
                 self.open_breaker(now);
             }
@@ -137,7 +137,7 @@ impl Shared {
     }
 
     async fn ping(self: Arc<Self>) {
-        if let Ok(Ok(())) = timeout(CALL_LIVES, self.store.ping()).await {
+        if let Ok(Ok(())) = timeout(CALL_LIVES, self.store.ping(Part(0))).await {
             self.health.hear(self.clock.mono());
         }
         self.health.end_ping();

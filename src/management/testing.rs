@@ -302,7 +302,7 @@ impl Store for StubStore {
         unreachable!("not a management call")
     }
 
-    fn ping(&self) -> StoreFuture<'_, ()> {
+    fn ping(&self, _: crate::store::Part) -> StoreFuture<'_, ()> {
         unreachable!("not a management call")
     }
 }

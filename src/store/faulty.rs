@@ -15,8 +15,8 @@ use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Subject};
 
 use super::{
-    ChangeFeed, Event, FeedItem, FlushOutcome, IdempotencyClaim, KeyFilter, Replica, ReplicaId, Revision, SecretRow,
-    Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
+    ChangeFeed, Event, FeedItem, Finding, FlushOutcome, IdempotencyClaim, KeyFilter, Part, Replica, ReplicaId,
+    Revision, SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
 };
 
 /// What goes wrong.
@@ -188,6 +188,10 @@ macro_rules! faulty_methods {
                 self.pass(Method::$variant, move |inner| inner.$method($($argument),*))
             })*
 
+            fn part(&self, subject: &Subject) -> Part {
+                self.inner.part(subject)
+            }
+
             /// Needs a tokio runtime around it: a task passes the inner feed on.
             fn subscribe(&self) -> ChangeFeed {
                 let (sender, receiver) = mpsc::unbounded_channel();
@@ -230,7 +234,8 @@ faulty_methods! {
     IdempotencyClaim idempotency_claim(name: [u8; 32], request: [u8; 32], ttl: Duration) -> IdempotencyClaim;
     IdempotencyFinish idempotency_finish(name: [u8; 32], answer: Option<Vec<u8>>) -> ();
     Sweep sweep(retention: Duration) -> ();
-    Ping ping() -> ();
+    Findings findings() -> Vec<Finding>;
+    Ping ping(part: Part) -> ();
 }
 
 #[cfg(test)]
@@ -263,7 +268,7 @@ mod tests {
     async fn an_outage_is_everywhere_until_it_is_healed() {
         let store = FaultyStore::new(MemoryStore::new());
         store.inject_everywhere(Fault::Unavailable);
-        assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(store.ping(Part(0)).await, Err(StoreError::Unavailable(_))));
         assert!(matches!(set(&store, "a1").await, Err(StoreError::Unavailable(_))));
         store.heal();
         set(&store, "a1").await.unwrap();
@@ -273,7 +278,7 @@ mod tests {
     async fn a_held_call_is_done_when_it_is_released() {
         let store = FaultyStore::new(MemoryStore::new());
         store.inject(Method::Ping, Fault::Hold);
-        let mut ping = store.ping();
+        let mut ping = store.ping(Part(0));
         let early = tokio::time::timeout(Duration::from_millis(20), &mut ping).await;
         assert!(early.is_err(), "{early:?}");
         store.release();

@@ -17,7 +17,7 @@ use crate::policy::quota::{LeaseReply, LeaseRequest, Ledger, Subject};
 use super::time::{StoreClock, machine_clock, timestamp};
 use super::{
     Change, ChangeFeed, Counted, Event, FeedItem, FlushOutcome, IdempotencyClaim, KeyFilter, MAX_RESOURCES, OTHER,
-    Replica, ReplicaId, Revision, SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount,
+    Part, Replica, ReplicaId, Revision, SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount,
     Version,
 };
 
@@ -400,7 +400,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn ping(&self) -> StoreFuture<'_, ()> {
+    fn ping(&self, _: Part) -> StoreFuture<'_, ()> {
         self.with(|_| Ok(()))
     }
 }

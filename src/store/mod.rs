@@ -57,12 +57,29 @@ pub enum StoreError {
     /// No answer came, or it was lost: it may have been done.
     #[error("the store did not answer: {0}")]
     Unknown(String),
+    /// The store lets nobody in, or not us: wrong credentials, a missing permission. Nothing was done, and trying again will not help.
+    #[error("the store refuses this gateway: {0}")]
+    Refused(String),
     /// The row changed since it was read ([`Store::replace_key`], [`Store::replace_account`]); read it again.
     #[error("changed by somebody else in the meantime")]
     Conflict,
     /// What is stored cannot be understood (a newer schema, a damaged row).
     #[error("the store holds something this version cannot read: {0}")]
     Corrupt(String),
+}
+
+/// One of the independent parts of a store, which can be out of reach while the others are there: a master of a cluster. A store
+/// that is one piece is `Part(0)`, and keys and accounts always are in that part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Part(pub usize);
+
+/// Something about the store that its operator should know: it works, but not as it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at: a word for a metric's label.
+    pub check: &'static str,
+    /// What was found and how to mend it, or `None` when all is well.
+    pub trouble: Option<String>,
 }
 
 /// Position in the change feed. Larger is later.
@@ -408,6 +425,17 @@ pub trait Store: Send + Sync + 'static {
     /// pieces; call it every few minutes, from any process.
     fn sweep(&self, retention: Duration) -> StoreFuture<'_, ()>;
 
-    /// Answers if the store answers.
-    fn ping(&self) -> StoreFuture<'_, ()>;
+    /// Answers if this part of the store answers.
+    fn ping(&self, part: Part) -> StoreFuture<'_, ()>;
+
+    /// Which part keeps the ledger of a subject. Costs nothing; asked for every call.
+    fn part(&self, subject: &Subject) -> Part {
+        let _ = subject;
+        Part::default()
+    }
+
+    /// Looks whether the store is set up as it should be; asked once, at the start.
+    fn findings(&self) -> StoreFuture<'_, Vec<Finding>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
 }

@@ -147,7 +147,7 @@ impl Store for LedgerStore {
         })
     }
 
-    fn ping(&self) -> StoreFuture<'_, ()> {
+    fn ping(&self, _: crate::store::Part) -> StoreFuture<'_, ()> {
         Box::pin(async move {
             self.while_silent().await;
             if self.mood() == Mood::Down { Err(StoreError::Unavailable("disk full".to_owned())) } else { Ok(()) }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{CREATED, account_id, at, create, event, hash, key_id, record, secret};
 use crate::policy::key::Account;
 use crate::store::{
-    Action, Change, IdempotencyClaim, KeyFilter, ReplicaId, SecretRow, Store, StoreError, UsageBatch, Version,
+    Action, Change, IdempotencyClaim, KeyFilter, Part, ReplicaId, SecretRow, Store, StoreError, UsageBatch, Version,
 };
 
 pub(crate) async fn a_created_key_is_found_by_its_secret_and_by_its_id(store: Arc<dyn Store>) {
@@ -20,7 +20,7 @@ pub(crate) async fn a_created_key_is_found_by_its_secret_and_by_its_id(store: Ar
     assert!(store.key_by_secret(hash("nobody")).await.unwrap().is_none());
     assert!(store.key(key_id("k3")).await.unwrap().is_none());
     assert_eq!(store.events(key_id("k1")).await.unwrap(), [event(Action::Created)]);
-    store.ping().await.unwrap();
+    store.ping(Part(0)).await.unwrap();
 }
 
 pub(crate) async fn an_id_or_a_secret_that_exists_is_a_conflict_and_nothing_is_done(store: Arc<dyn Store>) {

@@ -47,7 +47,7 @@ use crate::policy::quota::{LeaseReply, LeaseRequest, Subject};
 
 use super::time::{StoreClock, machine_clock};
 use super::{
-    ChangeFeed, Event, FlushOutcome, IdempotencyClaim, KeyFilter, Replica, ReplicaId, Revision, SecretRow, Store,
+    ChangeFeed, Event, FlushOutcome, IdempotencyClaim, KeyFilter, Part, Replica, ReplicaId, Revision, SecretRow, Store,
     StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
 };
 use feed::Feed;
@@ -212,7 +212,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn ping(&self) -> StoreFuture<'_, ()> {
+    fn ping(&self, _: Part) -> StoreFuture<'_, ()> {
         self.read(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?))
     }
 }

@@ -137,11 +137,11 @@ impl State {
     }
 
     fn flush(&mut self, batch: &UsageBatch) -> FlushOutcome {
-        match self.flushes.get(&batch.replica) {
+        let outcome = match self.flushes.get(&batch.replica) {
             Some(&last) if batch.sequence <= last => return FlushOutcome::Duplicate,
-            Some(&last) if batch.sequence > last + 1 => return FlushOutcome::Gap(last),
-            _ => {}
-        }
+            Some(&last) if batch.sequence > last + 1 => FlushOutcome::AppliedAfterGap(last),
+            _ => FlushOutcome::Applied,
+        };
         for count in &batch.counts {
             let counted = self.bounded(count);
             *self.usage.entry((count.key_id.clone(), count.day, counted)).or_default() += count.count;
@@ -155,7 +155,7 @@ impl State {
             }
         }
         self.flushes.insert(batch.replica.clone(), batch.sequence);
-        FlushOutcome::Applied
+        outcome
     }
 }
 

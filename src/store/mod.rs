@@ -6,6 +6,7 @@
 //! What every backend promises (and `store::contract`, the test-suite that runs over all of them, checks):
 //!
 //! * **Atomic.** Each method happens wholly or not at all, also between processes. [`Store::lease`] charges both windows at once.
+//!   But for [`Store::flush_usage`], which may be done in pieces: see [`UsageBatch`].
 //! * **Durable.** When a method that creates or changes a key, an account or an event answers `Ok`, the change survives a kill of
 //!   the process and a loss of power. Leases and usage survive a kill of the process.
 //! * **Honest.** [`StoreError::Unavailable`] means *nothing was done*; [`StoreError::Unknown`] means it may have been. A call that
@@ -309,10 +310,14 @@ pub struct UsageCount {
     pub count: u64,
 }
 
-/// One flush. The same `(replica, sequence)` counts once, however often it is sent.
+/// One flush. The same `(replica, sequence)` counts once, however often it is sent, also after later ones.
+///
+/// A store may apply a batch in several pieces (it keeps several partitions), each piece exactly once. A call that failed may have
+/// applied some of them, so a batch that was not confirmed is repeated **byte for byte, under its own number**, until it is; only then
+/// is the next one sent. To give its counts another number would count some of them twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageBatch {
-    /// Who counts.
+    /// Who counts: one life of one gateway.
     pub replica: ReplicaId,
     /// 1, 2, 3, … without gaps for each replica.
     pub sequence: u64,
@@ -329,9 +334,10 @@ pub enum FlushOutcome {
     Applied,
     /// It had been added before; nothing was done.
     Duplicate,
-    /// A batch before it is missing; resend from after this sequence. A replica that the store does not know (any more: it flushed
-    /// nothing for a week) may start at any sequence.
-    Gap(u64),
+    /// Added, but this replica's batches between this sequence and this one are lost to the store. They were confirmed, or this one
+    /// would not have come: the store has forgotten them (a failover, a restored backup), and nobody else has them any more. A replica
+    /// that the store does not know at all (it flushed nothing for a week) may start at any sequence: [`Self::Applied`].
+    AppliedAfterGap(u64),
 }
 
 /// State of an idempotency row, after an attempt to claim it.
@@ -406,7 +412,7 @@ pub trait Store: Send + Sync + 'static {
     /// All processes that have not said goodbye, however long ago their last heartbeat was (an hour at most).
     fn replicas(&self) -> StoreFuture<'_, Vec<Replica>>;
 
-    /// Adds usage exactly once.
+    /// Adds usage exactly once; [`UsageBatch`] says what the caller owes for it.
     fn flush_usage(&self, batch: UsageBatch) -> StoreFuture<'_, FlushOutcome>;
 
     /// Usage of a key from one day to another, both included.

@@ -46,6 +46,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_replicas", Kind::Gauge, "Live gateways on the same store."),
     ("gateway_usage_flushes_total", Kind::Counter, "Usage batches written, by outcome."),
     ("gateway_usage_pending", Kind::Gauge, "Distinct usage counters not written yet."),
+    ("gateway_usage_batches_lost_total", Kind::Counter, "Usage batches that the store had confirmed and has forgotten."),
     ("gateway_log_lines_dropped_total", Kind::Counter, "Access log lines dropped because the log could not keep up."),
 ];
 
@@ -102,6 +103,8 @@ pub struct Metrics {
     pub usage_flush_failures: Counter,
     /// Counters waiting.
     pub usage_pending: Gauge,
+    /// Batches of usage that nobody has any more.
+    pub usage_batches_lost: Counter,
     /// Log lines dropped.
     pub log_lines_dropped: Counter,
 }
@@ -218,11 +221,17 @@ impl Metrics {
             usage_flushes: counter(r, "gateway_usage_flushes_total", &[("outcome", "written")]),
             usage_flush_failures: counter(r, "gateway_usage_flushes_total", &[("outcome", "failed")]),
             usage_pending: gauge(r, "gateway_usage_pending", &[]),
+            usage_batches_lost: counter(r, "gateway_usage_batches_lost_total", &[]),
             log_lines_dropped: counter(r, "gateway_log_lines_dropped_total", &[]),
             recorder,
         };
         // A counter that has never moved is exported too: `rate()` needs the zero, and so does whoever looks for the name.
-        for never in [&metrics.panics, &metrics.connections_refused, &metrics.log_lines_dropped] {
+        for never in [
+            &metrics.panics,
+            &metrics.connections_refused,
+            &metrics.usage_batches_lost,
+            &metrics.log_lines_dropped,
+        ] {
             never.increment(0);
         }
         metrics

@@ -164,23 +164,20 @@ impl Usage {
 
     /// The batch stays unconfirmed, under its number, until the store has it.
     async fn send(&self, flushing: &mut Flushing, batch: UsageBatch) -> Result<(), StoreError> {
-        flushing.sequence = batch.sequence;
+        let batch_sequence = batch.sequence;
+        flushing.sequence = batch_sequence;
         flushing.unconfirmed = Some(batch.clone());
         match self.store.flush_usage(batch).await {
-            Ok(FlushOutcome::Applied | FlushOutcome::Duplicate) => {
+            Ok(outcome) => {
+                if let FlushOutcome::AppliedAfterGap(last) = outcome {
+                    let lost = batch_sequence - 1 - last;
+                    tracing::warn!(lost, last, next = batch_sequence, "the store has forgotten usage that it had confirmed");
+                    self.metrics.usage_batches_lost.increment(lost);
+                }
                 flushing.unconfirmed = None;
                 self.metrics.usage_flushes.increment(1);
                 self.metrics.usage_pending.set(0.0);
                 Ok(())
-            }
-            Ok(FlushOutcome::Gap(last)) => {
-                // The store lost its marker (a failover): go on from where it stands. Nothing confirmed is sent twice.
-                if let Some(batch) = &mut flushing.unconfirmed {
-                    batch.sequence = last + 1;
-                    flushing.sequence = batch.sequence;
-                }
-                self.metrics.usage_flush_failures.increment(1);
-                Err(StoreError::Unknown("a usage batch is missing in the store".to_owned()))
             }
             Err(error) => {
                 self.metrics.usage_flush_failures.increment(1);

@@ -51,6 +51,7 @@ macro_rules! store_contract {
             feed::a_replica_of_the_same_name_replaces_its_predecessor,
             feed::an_acknowledgement_never_goes_back,
             usage::a_batch_counts_once_however_often_it_is_sent,
+            usage::a_batch_after_a_gap_counts_and_the_gap_is_told,
             usage::usage_is_asked_by_day_both_ends_included,
             usage::resource_ids_are_bounded_and_totals_stay_right,
             usage::the_later_time_of_use_wins,

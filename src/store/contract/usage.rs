@@ -46,14 +46,56 @@ pub(crate) async fn a_batch_counts_once_however_often_it_is_sent(store: Arc<dyn 
         .collect();
     let counts = || things.iter().zip(1..).map(|(thing, n)| count(DAY, thing.clone(), n)).collect::<Vec<_>>();
     let flush = |replica: &'static str, sequence| store.flush_usage(batch(replica, sequence, counts()));
-    assert_eq!(flush("r1", 1).await.unwrap(), FlushOutcome::Applied);
-    assert_eq!(flush("r1", 1).await.unwrap(), FlushOutcome::Duplicate);
-    assert_eq!(flush("r1", 3).await.unwrap(), FlushOutcome::Gap(1));
-    assert_eq!(flush("r1", 2).await.unwrap(), FlushOutcome::Applied);
-    assert_eq!(flush("r1", 1).await.unwrap(), FlushOutcome::Duplicate);
-    assert_eq!(flush("r2", 1).await.unwrap(), FlushOutcome::Applied, "another replica counts for itself");
-    let expected: HashMap<_, _> = things.into_iter().zip((1..).map(|n| 3 * n)).collect();
-    assert_eq!(totals(&*store).await, expected);
+    let times = |times: u64| -> HashMap<_, _> { things.iter().cloned().zip((1..).map(|n| times * n)).collect() };
+    let (applied, duplicate) = (FlushOutcome::Applied, FlushOutcome::Duplicate);
+    let mut added = 0;
+    for (replica, sequence, outcome) in [
+        ("r1", 1, applied),
+        ("r1", 1, duplicate),
+        ("r1", 2, applied),
+        ("r1", 2, duplicate),
+        ("r1", 1, duplicate),
+        ("r2", 1, applied),
+        ("r1", 2, duplicate),
+        ("r2", 2, applied),
+        ("r1", 3, applied),
+    ] {
+        added += u64::from(outcome == applied);
+        assert_eq!(flush(replica, sequence).await.unwrap(), outcome, "{replica} {sequence}");
+        assert_eq!(totals(&*store).await, times(added), "{replica} {sequence}");
+    }
+    // At the same time, too.
+    let outcomes = tokio::join!(flush("r1", 4), flush("r1", 4), flush("r1", 4), flush("r2", 3));
+    let mut of_r1 = [outcomes.0.unwrap(), outcomes.1.unwrap(), outcomes.2.unwrap()];
+    of_r1.sort_by_key(|outcome| *outcome == duplicate);
+    assert_eq!((of_r1, outcomes.3.unwrap()), ([applied, duplicate, duplicate], applied));
+    assert_eq!(totals(&*store).await, times(added + 2));
+}
+
+pub(crate) async fn a_batch_after_a_gap_counts_and_the_gap_is_told(store: Arc<dyn Store>) {
+    let flush = |replica: &'static str, sequence| {
+        store.flush_usage(batch(replica, sequence, vec![count(DAY, endpoint(StatusClass::Success), 1)]))
+    };
+    let (applied, duplicate) = (FlushOutcome::Applied, FlushOutcome::Duplicate);
+    let mut added = 0;
+    for (replica, sequence, outcome) in [
+        ("r1", 1, applied),
+        ("r1", 4, FlushOutcome::AppliedAfterGap(1)),
+        // What is behind the gap counts no more: nobody knows whether it had been counted.
+        ("r1", 4, duplicate),
+        ("r1", 3, duplicate),
+        ("r1", 2, duplicate),
+        ("r1", 5, applied),
+        // A replica that is not known may begin anywhere; from then on it is.
+        ("r2", 7, applied),
+        ("r2", 7, duplicate),
+        ("r2", 8, applied),
+        ("r2", 10, FlushOutcome::AppliedAfterGap(8)),
+    ] {
+        added += u64::from(outcome != duplicate);
+        assert_eq!(flush(replica, sequence).await.unwrap(), outcome, "{replica} {sequence}");
+        assert_eq!(totals(&*store).await.into_values().sum::<u64>(), added, "{replica} {sequence}");
+    }
 }
 
 pub(crate) async fn usage_is_asked_by_day_both_ends_included(store: Arc<dyn Store>) {

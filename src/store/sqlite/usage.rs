@@ -21,11 +21,11 @@ pub(super) fn flush(tx: &Tx<'_>, batch: &UsageBatch) -> Result<FlushOutcome, Sto
         .query_row([&*batch.replica.0], |row| row.get(0))
         .optional()?;
     // Without a row the replica is new, or its row was swept because it had nothing to flush for days.
-    match last.map(|last| last as u64) {
+    let outcome = match last.map(|last| last as u64) {
         Some(last) if batch.sequence <= last => return Ok(FlushOutcome::Duplicate),
-        Some(last) if batch.sequence > last + 1 => return Ok(FlushOutcome::Gap(last)),
-        _ => {}
-    }
+        Some(last) if batch.sequence > last + 1 => FlushOutcome::AppliedAfterGap(last),
+        _ => FlushOutcome::Applied,
+    };
     let mut resources = Resources { tx, known: HashMap::new() };
     for count in &batch.counts {
         add(tx, count, &mut resources)?;
@@ -42,7 +42,7 @@ pub(super) fn flush(tx: &Tx<'_>, batch: &UsageBatch) -> Result<FlushOutcome, Sto
         batch.sequence as i64,
         tx.now_micros() as i64
     ])?;
-    Ok(FlushOutcome::Applied)
+    Ok(outcome)
 }
 
 fn add(tx: &Tx<'_>, count: &UsageCount, resources: &mut Resources<'_>) -> Result<(), StoreError> {

@@ -188,6 +188,10 @@ macro_rules! faulty_methods {
                 self.pass(Method::$variant, move |inner| inner.$method($($argument),*))
             })*
 
+            fn feed_silence(&self) -> Duration {
+                self.inner.feed_silence()
+            }
+
             fn part(&self, subject: &Subject) -> Part {
                 self.inner.part(subject)
             }

@@ -12,8 +12,9 @@
 //! * **Honest.** [`StoreError::Unavailable`] means *nothing was done*; [`StoreError::Unknown`] means it may have been. A call that
 //!   returns tokens is never repeated by the store itself.
 //! * **Ordered changes.** Every change of a key or an account gets a [`Revision`]; [`Store::subscribe`] delivers changes of all
-//!   processes in that order, within 250 ms, recalls included. A feed that lost something says [`FeedItem::Lost`] first; one
-//!   of a store that processes share says every 100 ms that nothing happened (an empty list): silence means that nobody listens.
+//!   processes in that order (those of one revision in any), within 250 ms, recalls included. A feed that lost something says
+//!   [`FeedItem::Lost`] first; one of a store that processes share says now and then that nothing happened (an empty list), so
+//!   that a silence of more than [`Store::feed_silence`] means that nobody listens.
 //! * **One clock.** Windows, heartbeats and expiry of rows follow the store's clock, never a replica's.
 //!
 //! A store must not decide anything: no scope, limit or rejection is known here.
@@ -24,6 +25,7 @@ pub(crate) mod contract;
 pub mod faulty;
 #[doc(hidden)]
 pub mod memory;
+pub mod redis;
 pub mod sqlite;
 pub mod time;
 
@@ -396,6 +398,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Changes from now on; the last ones from before may come too. Each subscriber gets all of them.
     fn subscribe(&self) -> ChangeFeed;
+
+    /// Whoever has heard nothing from the feed for longer than this does not follow it any more.
+    fn feed_silence(&self) -> Duration {
+        Duration::from_millis(250)
+    }
 
     /// Announces this process; replaces one of the same name. Returns the revision at which its (empty) cache starts.
     fn register(&self, id: ReplicaId, name: String) -> StoreFuture<'_, Revision>;

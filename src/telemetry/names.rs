@@ -46,7 +46,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_replicas", Kind::Gauge, "Live gateways on the same store."),
     ("gateway_usage_flushes_total", Kind::Counter, "Usage batches written, by outcome."),
     ("gateway_usage_pending", Kind::Gauge, "Distinct usage counters not written yet."),
-    ("gateway_usage_batches_lost_total", Kind::Counter, "Usage batches that the store had confirmed and has forgotten."),
+    (
+        "gateway_usage_batches_lost_total",
+        Kind::Counter,
+        "Usage batches that the store had confirmed and has forgotten.",
+    ),
     ("gateway_log_lines_dropped_total", Kind::Counter, "Access log lines dropped because the log could not keep up."),
 ];
 
@@ -226,12 +230,9 @@ impl Metrics {
             recorder,
         };
         // A counter that has never moved is exported too: `rate()` needs the zero, and so does whoever looks for the name.
-        for never in [
-            &metrics.panics,
-            &metrics.connections_refused,
-            &metrics.usage_batches_lost,
-            &metrics.log_lines_dropped,
-        ] {
+        for never in
+            [&metrics.panics, &metrics.connections_refused, &metrics.usage_batches_lost, &metrics.log_lines_dropped]
+        {
             never.increment(0);
         }
         metrics

@@ -171,7 +171,12 @@ impl Usage {
             Ok(outcome) => {
                 if let FlushOutcome::AppliedAfterGap(last) = outcome {
                     let lost = batch_sequence - 1 - last;
-                    tracing::warn!(lost, last, next = batch_sequence, "the store has forgotten usage that it had confirmed");
+                    tracing::warn!(
+                        lost,
+                        last,
+                        next = batch_sequence,
+                        "the store has forgotten usage that it had confirmed"
+                    );
                     self.metrics.usage_batches_lost.increment(lost);
                 }
                 flushing.unconfirmed = None;

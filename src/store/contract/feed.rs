@@ -24,7 +24,8 @@ pub(crate) async fn a_change_is_delivered_with_the_revision_its_method_returned(
     let mut last = Revision(0);
     let created = create(&*store, "k1", "a1").await;
     let both = [Change::Secret(hash("k1")), Change::Key(key_id("k1"))];
-    assert_eq!(changes(&mut feed, 2).await, (created, both.to_vec()));
+    let (revision, told) = changes(&mut feed, 2).await;
+    assert!(revision == created && both.iter().all(|change| told.contains(change)), "{told:?}");
 
     let key = store.key(key_id("k1")).await.unwrap().unwrap();
     let replaced = store.replace_key(key.record, key.version, Some(event(Action::Updated))).await.unwrap();

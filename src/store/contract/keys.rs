@@ -124,8 +124,9 @@ pub(crate) async fn a_rotated_key_has_two_secrets_until_the_former_is_dropped(st
     assert!(matches!(taken, Err(StoreError::Conflict)), "{taken:?}");
     super::changes(&mut feed, 4).await;
     let revision = rotate(vec![secret("new"), former.clone()], read.version).await.unwrap();
-    let told = super::changes(&mut feed, 2).await;
-    assert_eq!(told, (revision, vec![Change::Key(key_id("k1")), Change::Secret(hash("new"))]));
+    let (of, told) = super::changes(&mut feed, 2).await;
+    let both = [Change::Key(key_id("k1")), Change::Secret(hash("new"))];
+    assert!(of == revision && both.iter().all(|change| told.contains(change)), "{told:?}");
     let stale = rotate(vec![secret("newer")], read.version).await;
     assert!(matches!(stale, Err(StoreError::Conflict)), "{stale:?}");
 

@@ -1,0 +1,192 @@
+//! Keys, accounts, events and gateways: everything that is one atomic script in the slot of the registry.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::RedisStore;
+use super::rows::{Row, from_json, secrets_to_json, to_json};
+use super::script::{self, Invocation, Script};
+use crate::policy::credential::KeyHash;
+use crate::policy::key::{Account, AccountId, KeyId, KeyRecord, Timestamp};
+use crate::store::{Event, KeyFilter, Replica, ReplicaId, Revision, SecretRow, StoreError, StoredKey, Version};
+
+/// Rows of one page: a few milliseconds of the server's time.
+const PAGE: usize = 200;
+/// A gateway silent for longer than this is as good as gone.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// What must be there already for a key to be written.
+pub(super) enum Expected {
+    Nothing,
+    Version(Version),
+}
+
+impl RedisStore {
+    /// A call of a script of the registry; its first argument is the prefix.
+    pub(super) fn registry_call(&self, script: &'static Script) -> Invocation {
+        Invocation::new(script, vec![self.names.aux("rev")]).arg(self.names.prefix())
+    }
+
+    pub(super) async fn read_by_secret(&self, hash: KeyHash) -> Result<Option<StoredKey>, StoreError> {
+        self.ready().await?;
+        self.client.call::<Row>(self.registry_call(&script::BY_SECRET).arg(hash.to_hex())).await?.into_key()
+    }
+
+    pub(super) async fn read_by_id(&self, id: &KeyId) -> Result<Option<StoredKey>, StoreError> {
+        self.ready().await?;
+        self.client.call::<Row>(self.registry_call(&script::BY_ID).arg(id.as_str())).await?.into_key()
+    }
+
+    /// Page by page: a key that is made meanwhile may be missing, and none comes twice.
+    pub(super) async fn list(&self, filter: KeyFilter) -> Result<Vec<StoredKey>, StoreError> {
+        if let Some(id) = &filter.id {
+            let found = self.read_by_id(id).await?;
+            return Ok(found.into_iter().filter(|key| listed(key, &filter)).collect());
+        }
+        self.ready().await?;
+        let account = filter.account_id.as_ref().map_or("", AccountId::as_str);
+        let (mut keys, mut seen, mut first) = (Vec::new(), HashSet::new(), 0);
+        loop {
+            let page = self.registry_call(&script::PAGE).arg(account).arg(first).arg(first + PAGE - 1);
+            let (ids, rows) = self.client.call::<(usize, Vec<Row>)>(page).await?;
+            for row in rows {
+                if let Some(key) = row.into_key()?
+                    && listed(&key, &filter)
+                    && seen.insert(key.record.id.clone())
+                {
+                    keys.push(key);
+                }
+            }
+            if ids < PAGE {
+                return Ok(keys);
+            }
+            first += PAGE;
+        }
+    }
+
+    /// Writes a key, its secrets (`None` leaves them) and what happened to it.
+    pub(super) async fn put(
+        &self,
+        record: &KeyRecord,
+        expected: Expected,
+        secrets: Option<&[SecretRow]>,
+        events: &[Event],
+    ) -> Result<Revision, StoreError> {
+        self.ready().await?;
+        let secrets = secrets.map_or(Ok(String::new()), secrets_to_json)?;
+        let deleted = record.deleted_at.map_or_else(String::new, |at| at.unix_millis().to_string());
+        let mut call = self
+            .registry_call(&script::PUT)
+            .arg(record.id.as_str())
+            .arg(match expected {
+                Expected::Nothing => "none".to_owned(),
+                Expected::Version(version) => version.0.to_string(),
+            })
+            .arg(to_json(record)?)
+            .arg(record.created_at.unix_millis())
+            .arg(record.account_id.as_str())
+            .arg(deleted)
+            .arg(secrets);
+        for event in events {
+            call = call.arg(to_json(event)?);
+        }
+        self.revision_of(call).await
+    }
+
+    pub(super) async fn put_account(
+        &self,
+        account: &Account,
+        expected: Option<Version>,
+    ) -> Result<Revision, StoreError> {
+        self.ready().await?;
+        let expected = expected.map_or_else(|| "none".to_owned(), |version| version.0.to_string());
+        let call = self.registry_call(&script::PUT_ACCOUNT).arg(account.id.as_str()).arg(expected);
+        self.revision_of(call.arg(to_json(account)?)).await
+    }
+
+    async fn revision_of(&self, call: Invocation) -> Result<Revision, StoreError> {
+        let answer: String = self.client.call(call).await?;
+        // The only word that a script answers instead of a number.
+        answer.parse().map(Revision).map_err(|_| StoreError::Conflict)
+    }
+
+    pub(super) async fn read_account(&self, id: &AccountId) -> Result<Option<(Account, Version)>, StoreError> {
+        self.ready().await?;
+        let call = self.registry_call(&script::ACCOUNT).arg(id.as_str());
+        let (account, version): (Option<String>, Option<u64>) = self.client.call(call).await?;
+        let read = |text: String| Ok((from_json("account", id.as_str(), &text)?, Version(version.unwrap_or(0))));
+        account.map(read).transpose()
+    }
+
+    pub(super) async fn list_accounts(&self) -> Result<Vec<Account>, StoreError> {
+        self.ready().await?;
+        let (mut accounts, mut first) = (Vec::new(), 0);
+        loop {
+            let page = self.registry_call(&script::ACCOUNTS).arg(first).arg(first + PAGE - 1);
+            let (ids, texts) = self.client.call::<(usize, Vec<String>)>(page).await?;
+            for text in texts {
+                accounts.push(from_json("account", "", &text)?);
+            }
+            if ids < PAGE {
+                return Ok(accounts);
+            }
+            first += PAGE;
+        }
+    }
+
+    pub(super) async fn read_events(&self, id: &KeyId) -> Result<Vec<Event>, StoreError> {
+        self.ready().await?;
+        let texts: Vec<String> = self.client.call(self.registry_call(&script::EVENTS).arg(id.as_str())).await?;
+        texts.iter().map(|text| from_json("event of", id.as_str(), text)).collect()
+    }
+
+    pub(super) fn replica_call(&self, what: &str, id: &str) -> Invocation {
+        self.registry_call(&script::REPLICAS).arg(what).arg(id)
+    }
+
+    pub(super) async fn list_replicas(&self) -> Result<Vec<Replica>, StoreError> {
+        let call = self.replica_call("list", &FORGOTTEN_AFTER.as_micros().to_string());
+        let rows: Vec<(String, String, u64, u64)> = self.client.call(call).await?;
+        let replica = |(id, name, age, acknowledged): (String, String, u64, u64)| Replica {
+            id: ReplicaId(id.into()),
+            name,
+            heartbeat_age: Duration::from_micros(age),
+            acknowledged: Revision(acknowledged),
+        };
+        let mut replicas: Vec<Replica> = rows.into_iter().map(replica).collect();
+        replicas.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(replicas)
+    }
+
+    /// When secrets were last used; the last piece marks the batch as written. Returns the sequence that was written before.
+    pub(super) async fn write_uses(
+        &self,
+        replica: &ReplicaId,
+        sequence: u64,
+        uses: &[(KeyHash, Timestamp)],
+        kept: Duration,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut pieces = uses.chunks(PIECE).peekable();
+        loop {
+            let piece = pieces.next().unwrap_or_default();
+            let last = pieces.peek().is_none();
+            let mark = if last { sequence.to_string() } else { String::new() };
+            let mut call = self.registry_call(&script::USED).arg(&*replica.0).arg(mark).arg(kept.as_secs());
+            for (hash, at) in piece {
+                call = call.arg(hash.to_hex()).arg(at.unix_millis());
+            }
+            let before: String = self.client.call(call).await?;
+            if last {
+                return Ok(before.parse().ok());
+            }
+        }
+    }
+}
+
+/// Uses of one script: a few milliseconds of the server's time.
+const PIECE: usize = 2000;
+
+fn listed(key: &StoredKey, filter: &KeyFilter) -> bool {
+    (filter.include_deleted || key.record.deleted_at.is_none())
+        && filter.account_id.as_ref().is_none_or(|account| *account == key.record.account_id)
+}

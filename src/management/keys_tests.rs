@@ -200,7 +200,8 @@ async fn a_change_to_what_is_already_so_writes_no_event_and_only_a_disable_gets_
     assert_eq!(update(Changes::switch(true)).await.revision, Some(Revision(1)));
     assert_eq!(update(Changes::switch(false)).await.revision, Some(Revision(2)));
     assert_eq!(update(Changes::switch(false)).await.revision, None);
-    let actions: Vec<_> = fixture.store.edit(|state| state.events.iter().map(|(_, event)| event.action).collect());
+    let actions: Vec<_> =
+        fixture.store.edit(|state| state.events.iter().map(|(_, event)| event.action.clone()).collect());
     assert_eq!(actions, [Action::Enabled]);
 }
 

@@ -214,6 +214,10 @@ impl Store for StubStore {
         unimplemented!("no rotation here")
     }
 
+    fn restore_key(&self, _: KeyCopy) -> StoreFuture<'_, Revision> {
+        unreachable!("not a management call")
+    }
+
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {
         self.answer(|state| Ok(state.accounts.get(&id).cloned()))
     }

@@ -15,7 +15,7 @@ use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Subject};
 
 use super::{
-    ChangeFeed, Event, FeedItem, Finding, FlushOutcome, IdempotencyClaim, KeyFilter, Part, Replica, ReplicaId,
+    ChangeFeed, Event, FeedItem, Finding, FlushOutcome, IdempotencyClaim, KeyCopy, KeyFilter, Part, Replica, ReplicaId,
     Revision, SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
 };
 
@@ -223,6 +223,7 @@ faulty_methods! {
     CreateKey create_key(record: KeyRecord, secret: SecretRow, event: Event) -> Revision;
     ReplaceKey replace_key(record: KeyRecord, expected: Version, event: Option<Event>) -> Revision;
     RotateKey rotate_key(record: KeyRecord, expected: Version, secrets: Vec<SecretRow>, event: Event) -> Revision;
+    RestoreKey restore_key(copy: KeyCopy) -> Revision;
     Account account(id: AccountId) -> Option<(Account, Version)>;
     Accounts accounts() -> Vec<Account>;
     ReplaceAccount replace_account(account: Account, expected: Option<Version>) -> Revision;

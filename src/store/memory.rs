@@ -16,9 +16,9 @@ use crate::policy::quota::{LeaseReply, LeaseRequest, Ledger, Subject};
 
 use super::time::{StoreClock, machine_clock, timestamp};
 use super::{
-    Change, ChangeFeed, Counted, Event, FeedItem, FlushOutcome, IdempotencyClaim, KeyFilter, MAX_RESOURCES, OTHER,
-    Part, Replica, ReplicaId, Revision, SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount,
-    Version,
+    Change, ChangeFeed, Counted, Event, FeedItem, FlushOutcome, IdempotencyClaim, KeyCopy, KeyFilter, MAX_RESOURCES,
+    OTHER, Part, Replica, ReplicaId, Revision, SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch,
+    UsageCount, Version,
 };
 
 /// See the module.
@@ -250,6 +250,29 @@ impl Store for MemoryStore {
                 row.record = record;
                 row.keep_secrets(next);
             }
+            Ok(state.publish(changes))
+        })
+    }
+
+    fn restore_key(&self, copy: KeyCopy) -> StoreFuture<'_, Revision> {
+        self.with(|state| {
+            let KeyCopy { key: StoredKey { record, mut secrets, former_use, .. }, events, usage } = copy;
+            if record.deleted_at.is_some() {
+                secrets.clear();
+            }
+            let others = || state.keys.values().filter(|row| row.record.id != record.id).flat_map(|row| &row.secrets);
+            if secrets.iter().any(|secret| others().any(|other| other.hash == secret.hash)) {
+                return Err(StoreError::Conflict);
+            }
+            let id = record.id.clone();
+            state.usage.retain(|(of, _, _), _| *of != id);
+            for UsageCount { day, counted, count, .. } in usage {
+                *state.usage.entry((id.clone(), day, counted)).or_default() += count;
+            }
+            let mut changes: Vec<Change> = secrets.iter().map(|secret| Change::Secret(secret.hash)).collect();
+            changes.push(Change::Key(id.clone()));
+            let version = Version(state.keys.get(&id).map_or(1, |row| row.version.0 + 1));
+            state.keys.insert(id, KeyRow { record, secrets, former_use, former_secrets: Vec::new(), version, events });
             Ok(state.publish(changes))
         })
     }

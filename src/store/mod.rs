@@ -21,10 +21,12 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod event;
 #[doc(hidden)]
 pub mod faulty;
 #[doc(hidden)]
 pub mod memory;
+mod record;
 pub mod redis;
 pub mod sqlite;
 pub mod time;
@@ -42,6 +44,8 @@ use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord, Timestamp};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Minute, Subject};
 use crate::policy::resource::Kind;
 use crate::policy::scope::Scope;
+
+pub use event::{Action, Event};
 
 /// Usage counts at most so many distinct resource ids per key and day; clients choose them, so there must be an end.
 pub const MAX_RESOURCES: usize = 1000;
@@ -139,52 +143,15 @@ pub struct KeyFilter {
     pub include_deleted: bool,
 }
 
-/// What happened to a key or an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// Made.
-    Created,
-    /// A member changed.
-    Updated,
-    /// Disabled.
-    Disabled,
-    /// Enabled again.
-    Enabled,
-    /// A new secret.
-    Rotated,
-    /// Deleted.
-    Deleted,
-}
-
-impl Action {
-    /// As events and logs write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Updated => "updated",
-            Self::Disabled => "disabled",
-            Self::Enabled => "enabled",
-            Self::Rotated => "rotated",
-            Self::Deleted => "deleted",
-        }
-    }
-}
-
-/// One line of the audit trail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// When, by the clock of the process that did it.
-    pub at: Timestamp,
-    /// What.
-    pub action: Action,
-    /// A key id, or `cli`.
-    pub by: String,
-    /// The client address, or `cli`.
-    pub from: String,
-    /// The members that changed, if any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changed: Vec<String>,
+/// All that a store keeps of one key, to be put into another store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyCopy {
+    /// The record and the secrets. Its account is none of it: accounts are copied by [`Store::replace_account`].
+    pub key: StoredKey,
+    /// The audit trail, oldest first.
+    pub events: Vec<Event>,
+    /// What was counted, on all days.
+    pub usage: Vec<UsageCount>,
 }
 
 /// Something that makes cached state stale.
@@ -384,6 +351,13 @@ pub trait Store: Send + Sync + 'static {
         event: Event,
     ) -> StoreFuture<'_, Revision>;
 
+    /// Makes a key what it was in another store. Afterwards its record, its secrets with their ends and last uses, `former_use`, its
+    /// events and its usage are the copy's, and nothing else is left of what this store had of that key: usage is set, not added, and
+    /// doing it twice is doing it once. A deleted key gets no secrets, whatever the copy has. A secret of another key is a
+    /// [`StoreError::Conflict`] and nothing is done. The version begins or grows, never goes back. Both kinds of change are announced,
+    /// the key and each secret, because gateways that run on this store may have cached otherwise.
+    fn restore_key(&self, copy: KeyCopy) -> StoreFuture<'_, Revision>;
+
     /// An account with the version for [`Self::replace_account`]; `None` when nobody has set anything.
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>>;
 
@@ -422,7 +396,7 @@ pub trait Store: Send + Sync + 'static {
     /// Adds usage exactly once; [`UsageBatch`] says what the caller owes for it.
     fn flush_usage(&self, batch: UsageBatch) -> StoreFuture<'_, FlushOutcome>;
 
-    /// Usage of a key from one day to another, both included.
+    /// Usage of a key from one day to another, both included. What a later version counts and this one has no name for is left out.
     fn usage(&self, key_id: KeyId, from: Day, to: Day) -> StoreFuture<'_, Vec<UsageCount>>;
 
     /// The audit trail of a key, oldest first.

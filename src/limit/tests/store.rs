@@ -14,8 +14,8 @@ use crate::policy::instant::Mono;
 use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord, Timestamp};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Ledger, Subject};
 use crate::store::{
-    Change, ChangeFeed, Event, FlushOutcome, IdempotencyClaim, KeyFilter, Replica, ReplicaId, Revision, SecretRow,
-    Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
+    Change, ChangeFeed, Event, FlushOutcome, IdempotencyClaim, KeyCopy, KeyFilter, Replica, ReplicaId, Revision,
+    SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
 };
 
 /// One second into a minute of the store: a test has 59 s before the window changes.
@@ -172,7 +172,9 @@ impl Store for LedgerStore {
     fn rotate_key(&self, _: KeyRecord, _: Version, _: Vec<SecretRow>, _: Event) -> StoreFuture<'_, Revision> {
         unimplemented!("ledgers only")
     }
-
+    fn restore_key(&self, _: KeyCopy) -> StoreFuture<'_, Revision> {
+        unimplemented!("ledgers only")
+    }
     fn account(&self, _: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {
         unimplemented!("ledgers only")
     }

@@ -3,6 +3,7 @@
 //! A case is a function that gets an empty store. `store_contract!(make)` in a backend's tests turns each case into a test; `make` is
 //! an expression of type [`Stand`]. Cases use the store's own clock, so they run against one that cannot be told the time (Redis).
 
+pub(crate) mod copy;
 pub(crate) mod feed;
 pub(crate) mod keys;
 pub(crate) mod quota;
@@ -39,6 +40,11 @@ macro_rules! store_contract {
             keys::an_account_is_made_once_replaced_by_version_and_comes_with_its_keys,
             keys::an_idempotency_row_is_claimed_once_and_keeps_its_answer,
             keys::an_idempotency_row_is_free_again_when_released_or_expired,
+            copy::a_key_is_restored_whole_and_only_once_however_often,
+            copy::what_the_store_had_of_a_restored_key_is_gone,
+            copy::a_deleted_key_is_restored_deleted_and_without_secrets,
+            copy::a_secret_of_another_key_is_not_taken_and_nothing_is_done,
+            copy::a_restored_key_is_announced_with_each_of_its_secrets,
             quota::concurrent_leases_of_a_day_add_up_to_its_limit_and_no_more,
             quota::no_minute_grants_more_than_its_limit,
             quota::returned_tokens_can_be_leased_again,
@@ -141,10 +147,13 @@ pub(crate) fn ask(want: u32, per_minute: u32, per_day: u32) -> LeaseRequest {
 
 /// The next `count` changes, which may come in fewer items. Fails on anything else, and when they do not come.
 pub(crate) async fn changes(feed: &mut ChangeFeed, count: usize) -> (Revision, Vec<Change>) {
+    tokio::time::timeout(Duration::from_secs(5), collect(feed, count)).await.expect("changes within five seconds")
+}
+
+async fn collect(feed: &mut ChangeFeed, count: usize) -> (Revision, Vec<Change>) {
     let (mut last, mut changes) = (Revision(0), Vec::new());
     while changes.len() < count {
-        let item = tokio::time::timeout(Duration::from_secs(5), feed.recv()).await;
-        match item.expect("a change within five seconds").expect("the feed is open") {
+        match feed.recv().await.expect("the feed is open") {
             FeedItem::Changes(revision, more) => {
                 assert!(revision >= last, "revisions never go back");
                 last = revision;

@@ -51,7 +51,6 @@ mod sweep;
 mod topology;
 mod usage;
 
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +63,7 @@ use crate::policy::key::{Account, AccountId, Day, KeyId, KeyRecord};
 use crate::policy::quota::{LeaseReply, LeaseRequest, Subject};
 
 use super::{
-    ChangeFeed, Event, Finding, FlushOutcome, IdempotencyClaim, KeyFilter, Part, Replica, ReplicaId, Revision,
+    ChangeFeed, Event, Finding, FlushOutcome, IdempotencyClaim, KeyCopy, KeyFilter, Part, Replica, ReplicaId, Revision,
     SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
 };
 use client::Client;
@@ -185,6 +184,17 @@ impl Store for RedisStore {
         event: Event,
     ) -> StoreFuture<'_, Revision> {
         Box::pin(async move { self.put(&record, Expected::Version(expected), Some(&secrets), &[event]).await })
+    }
+
+    fn restore_key(&self, copy: KeyCopy) -> StoreFuture<'_, Revision> {
+        Box::pin(async move {
+            let KeyCopy { key, events, usage } = copy;
+            let expected = Expected::Anything(key.former_use);
+            let revision = self.put(&key.record, expected, Some(&key.secrets), &events).await?;
+            // In other slots, so not in one step: a copy that was interrupted is made again.
+            self.replace_usage(&key.record.id, &usage).await?;
+            Ok(revision)
+        })
     }
 
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {

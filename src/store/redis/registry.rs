@@ -3,11 +3,15 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::RedisStore;
-use super::rows::{Row, from_json, secrets_to_json, to_json};
+use super::rows::{Row, secrets_to_json};
 use super::script::{self, Invocation, Script};
 use crate::policy::credential::KeyHash;
 use crate::policy::key::{Account, AccountId, KeyId, KeyRecord, Timestamp};
+use crate::store::record::{from_json, merge_unknown, to_json};
 use crate::store::{Event, KeyFilter, Replica, ReplicaId, Revision, SecretRow, StoreError, StoredKey, Version};
 
 /// Rows of one page: a few milliseconds of the server's time.
@@ -19,6 +23,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 pub(super) enum Expected {
     Nothing,
     Version(Version),
+    /// Whatever it is: the key's past is replaced too, with this former use.
+    Anything(Option<Timestamp>),
 }
 
 impl RedisStore {
@@ -73,6 +79,14 @@ impl RedisStore {
         events: &[Event],
     ) -> Result<Revision, StoreError> {
         self.ready().await?;
+        let text = match expected {
+            Expected::Version(version) => self.merged("key", record.id.as_str(), "record", version, record).await?,
+            Expected::Nothing | Expected::Anything(_) => to_json(record)?,
+        };
+        let past = match expected {
+            Expected::Anything(former_use) => former_use.map_or(0, Timestamp::unix_millis).to_string(),
+            Expected::Nothing | Expected::Version(_) => String::new(),
+        };
         let secrets = secrets.map_or(Ok(String::new()), secrets_to_json)?;
         let deleted = record.deleted_at.map_or_else(String::new, |at| at.unix_millis().to_string());
         let mut call = self
@@ -81,12 +95,14 @@ impl RedisStore {
             .arg(match expected {
                 Expected::Nothing => "none".to_owned(),
                 Expected::Version(version) => version.0.to_string(),
+                Expected::Anything(_) => "any".to_owned(),
             })
-            .arg(to_json(record)?)
+            .arg(text)
             .arg(record.created_at.unix_millis())
             .arg(record.account_id.as_str())
             .arg(deleted)
-            .arg(secrets);
+            .arg(secrets)
+            .arg(past);
         for event in events {
             call = call.arg(to_json(event)?);
         }
@@ -99,9 +115,34 @@ impl RedisStore {
         expected: Option<Version>,
     ) -> Result<Revision, StoreError> {
         self.ready().await?;
-        let expected = expected.map_or_else(|| "none".to_owned(), |version| version.0.to_string());
-        let call = self.registry_call(&script::PUT_ACCOUNT).arg(account.id.as_str()).arg(expected);
-        self.revision_of(call.arg(to_json(account)?)).await
+        let id = account.id.as_str();
+        let (expected, text) = match expected {
+            None => ("none".to_owned(), to_json(account)?),
+            Some(version) => (version.0.to_string(), self.merged("acct", id, "account", version, account).await?),
+        };
+        self.revision_of(self.registry_call(&script::PUT_ACCOUNT).arg(id).arg(expected).arg(text)).await
+    }
+
+    /// What to write over a row of this version: members that only a later gateway knows stay. The script that writes it looks at
+    /// the version again.
+    async fn merged<T: Serialize + DeserializeOwned>(
+        &self,
+        kind: &str,
+        id: &str,
+        field: &str,
+        expected: Version,
+        new: &T,
+    ) -> Result<String, StoreError> {
+        match self.row(kind, id, field).await? {
+            Some((stored, version)) if version == expected => merge_unknown(field, &stored, new),
+            _ => Err(StoreError::Conflict),
+        }
+    }
+
+    async fn row(&self, kind: &str, id: &str, field: &str) -> Result<Option<(String, Version)>, StoreError> {
+        let call = self.registry_call(&script::ROW).arg(kind).arg(id).arg(field);
+        let (text, version): (Option<String>, Option<u64>) = self.client.call(call).await?;
+        Ok(text.map(|text| (text, Version(version.unwrap_or(0)))))
     }
 
     async fn revision_of(&self, call: Invocation) -> Result<Revision, StoreError> {
@@ -112,10 +153,8 @@ impl RedisStore {
 
     pub(super) async fn read_account(&self, id: &AccountId) -> Result<Option<(Account, Version)>, StoreError> {
         self.ready().await?;
-        let call = self.registry_call(&script::ACCOUNT).arg(id.as_str());
-        let (account, version): (Option<String>, Option<u64>) = self.client.call(call).await?;
-        let read = |text: String| Ok((from_json("account", id.as_str(), &text)?, Version(version.unwrap_or(0))));
-        account.map(read).transpose()
+        let row = self.row("acct", id.as_str(), "account").await?;
+        row.map(|(text, version)| Ok((from_json("account", &text)?, version))).transpose()
     }
 
     pub(super) async fn list_accounts(&self) -> Result<Vec<Account>, StoreError> {
@@ -125,7 +164,7 @@ impl RedisStore {
             let page = self.registry_call(&script::ACCOUNTS).arg(first).arg(first + PAGE - 1);
             let (ids, texts) = self.client.call::<(usize, Vec<String>)>(page).await?;
             for text in texts {
-                accounts.push(from_json("account", "", &text)?);
+                accounts.push(from_json("account", &text)?);
             }
             if ids < PAGE {
                 return Ok(accounts);
@@ -137,7 +176,7 @@ impl RedisStore {
     pub(super) async fn read_events(&self, id: &KeyId) -> Result<Vec<Event>, StoreError> {
         self.ready().await?;
         let texts: Vec<String> = self.client.call(self.registry_call(&script::EVENTS).arg(id.as_str())).await?;
-        texts.iter().map(|text| from_json("event of", id.as_str(), text)).collect()
+        texts.iter().map(|text| from_json("event", text)).collect()
     }
 
     pub(super) fn replica_call(&self, what: &str, id: &str) -> Invocation {

@@ -1,11 +1,11 @@
 //! Keys, secrets, accounts and events between their types and what the scripts read and write.
 
 use redis::{FromRedisValue, Value};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::credential::KeyHash;
 use crate::policy::key::{Account, KeyRecord, Timestamp};
+use crate::store::record::{from_json, to_json};
 use crate::store::{SecretRow, StoreError, StoredKey, Version};
 
 /// A secret as it stands in the row of its key. Members that are absent must not be `null`: Lua would take that for a value.
@@ -52,12 +52,12 @@ impl Row {
         type Parts = (String, String, u64, String, Vec<i64>, i64, String);
         let (id, record, version, secrets, uses, former_use, account): Parts = redis::from_redis_value(self.0)
             .map_err(|error| StoreError::Corrupt(format!("a damaged key row: {error}")))?;
-        let record: KeyRecord = from_json("key", &id, &record)?;
+        let record: KeyRecord = from_json("key", &record)?;
         let account = match account.as_str() {
             "" => Account::unset(record.account_id.clone()),
-            text => from_json("account", record.account_id.as_str(), text)?,
+            text => from_json("account", text)?,
         };
-        let rows: Vec<Secret> = from_json("key", &id, &secrets)?;
+        let rows: Vec<Secret> = from_json("key", &secrets)?;
         let mut secrets = Vec::with_capacity(rows.len());
         for (row, used) in rows.into_iter().zip(uses) {
             let hash = blake3::Hash::from_hex(&row.hash)
@@ -78,13 +78,4 @@ impl Row {
 /// 0 stands for never.
 fn used_at(millis: i64) -> Option<Timestamp> {
     (millis > 0).then(|| Timestamp::from_unix_millis(millis))
-}
-
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
-    // Cannot fail for these types; were it to, the row could not be read back either.
-    serde_json::to_string(value).map_err(|error| StoreError::Corrupt(error.to_string()))
-}
-
-pub(super) fn from_json<T: DeserializeOwned>(what: &str, id: &str, text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("{what} {id} is damaged: {error}")))
 }

@@ -25,11 +25,6 @@ impl Script {
 macro_rules! scripts {
     ($($name:ident = $($file:literal)+;)*) => {
         $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new(&[$(include_str!($file)),+]));)*
-        /// All of them.
-        #[cfg(test)]
-        pub(super) fn all() -> Vec<&'static Script> {
-            vec![$(&$name),*]
-        }
     };
 }
 
@@ -38,7 +33,7 @@ scripts! {
     BY_ID = "lua/registry.lua" "lua/by_id.lua";
     PAGE = "lua/registry.lua" "lua/page.lua";
     PUT = "lua/registry.lua" "lua/put.lua";
-    ACCOUNT = "lua/registry.lua" "lua/account.lua";
+    ROW = "lua/registry.lua" "lua/row.lua";
     ACCOUNTS = "lua/registry.lua" "lua/accounts.lua";
     PUT_ACCOUNT = "lua/registry.lua" "lua/put_account.lua";
     EVENTS = "lua/registry.lua" "lua/events.lua";

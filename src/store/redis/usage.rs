@@ -17,7 +17,9 @@ use super::script::{self, Invocation};
 use crate::policy::key::{Day, KeyId};
 use crate::policy::resource::Kind;
 use crate::policy::scope::Scope;
-use crate::store::{Counted, FlushOutcome, MAX_RESOURCES, OTHER, StatusClass, StoreError, UsageBatch, UsageCount};
+use crate::store::{
+    Counted, FlushOutcome, MAX_RESOURCES, OTHER, ReplicaId, StatusClass, StoreError, UsageBatch, UsageCount,
+};
 
 /// Counters of one script: a few milliseconds of the server's time.
 const PIECE: usize = 2000;
@@ -29,6 +31,16 @@ const MARK_KEPT: Duration = Duration::from_secs(8 * 86_400);
 impl RedisStore {
     pub(super) async fn flush(&self, batch: UsageBatch) -> Result<FlushOutcome, StoreError> {
         self.ready().await?;
+        self.write_counts(&batch).await?;
+        let before = self.write_uses(&batch.replica, batch.sequence, &batch.last_used, MARK_KEPT).await?;
+        Ok(match before {
+            Some(last) if batch.sequence <= last => FlushOutcome::Duplicate,
+            Some(last) if batch.sequence > last + 1 => FlushOutcome::AppliedAfterGap(last),
+            _ => FlushOutcome::Applied,
+        })
+    }
+
+    async fn write_counts(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let mut parts: BTreeMap<Partition, Vec<&UsageCount>> = BTreeMap::new();
         for count in &batch.counts {
             parts.entry(Partition::of(&count.key_id)).or_default().push(count);
@@ -37,7 +49,7 @@ impl RedisStore {
         for (partition, counts) in parts {
             let calls: Vec<Invocation> = (batch.sequence * PIECES..)
                 .zip(counts.chunks(PIECE))
-                .map(|(piece, counts)| self.piece(partition, &batch, piece, counts))
+                .map(|(piece, counts)| self.piece(partition, batch, piece, counts))
                 .collect();
             let client = self.client.clone();
             writes.spawn(async move {
@@ -50,12 +62,7 @@ impl RedisStore {
         while let Some(written) = writes.join_next().await {
             written.map_err(|_| StoreError::Unknown("the store is being closed".to_owned()))??;
         }
-        let before = self.write_uses(&batch.replica, batch.sequence, &batch.last_used, MARK_KEPT).await?;
-        Ok(match before {
-            Some(last) if batch.sequence <= last => FlushOutcome::Duplicate,
-            Some(last) if batch.sequence > last + 1 => FlushOutcome::AppliedAfterGap(last),
-            _ => FlushOutcome::Applied,
-        })
+        Ok(())
     }
 
     fn partition_call(&self, script: &'static script::Script, partition: Partition) -> Invocation {
@@ -103,6 +110,16 @@ impl RedisStore {
             }
         }
         Ok(counts)
+    }
+
+    /// Makes the usage of a key what it was in another store.
+    pub(super) async fn replace_usage(&self, key: &KeyId, counts: &[UsageCount]) -> Result<(), StoreError> {
+        self.drop_usage(std::slice::from_ref(key), Day(i32::MAX)).await?;
+        // Nobody repeats this batch: its name is used once.
+        let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
+        let counts = counts.iter().map(|count| UsageCount { key_id: key.clone(), ..count.clone() }).collect();
+        let batch = UsageBatch { replica, sequence: 1, counts, last_used: Vec::new() };
+        self.write_counts(&batch).await
     }
 
     /// Forgets usage of these keys up to and including a day.

@@ -1,11 +1,10 @@
 //! Keys, their secrets, accounts and the audit trail.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::policy::credential::KeyHash;
 use crate::policy::key::{Account, AccountId, KeyId, KeyRecord, Timestamp};
+use crate::store::record::{from_json, merge_unknown, to_json};
 use crate::store::{Change, Event, KeyFilter, Revision, SecretRow, StoreError, StoredKey, Version};
 
 use super::writer::Tx;
@@ -103,7 +102,7 @@ pub(super) fn create(
     tx.announce(&Change::Key(record.id.clone()))
 }
 
-fn add_secret(tx: &Tx<'_>, id: &KeyId, secret: &SecretRow) -> Result<Revision, StoreError> {
+pub(super) fn add_secret(tx: &Tx<'_>, id: &KeyId, secret: &SecretRow) -> Result<Revision, StoreError> {
     tx.prepare_cached(
         "INSERT INTO secrets (hash, key_id, key_prefix, expires_at, last_used_at) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
@@ -141,21 +140,20 @@ pub(super) fn replace(
     expected: Version,
     event: Option<&Event>,
 ) -> Result<Revision, StoreError> {
-    let replaced = tx
-        .prepare_cached(
-            "UPDATE keys SET account_id = ?2, deleted_at = ?3, record = ?4, version = version + 1
-             WHERE id = ?1 AND version = ?5",
-        )?
-        .execute(params![
-            record.id.as_str(),
-            record.account_id.as_str(),
-            record.deleted_at.map(Timestamp::unix_millis),
-            to_json(record)?,
-            expected.0 as i64
-        ])?;
-    if replaced == 0 {
-        return Err(StoreError::Conflict);
-    }
+    let stored: Option<String> = tx
+        .prepare_cached("SELECT record FROM keys WHERE id = ?1 AND version = ?2")?
+        .query_row(params![record.id.as_str(), expected.0 as i64], |row| row.get(0))
+        .optional()?;
+    let stored = stored.ok_or(StoreError::Conflict)?;
+    tx.prepare_cached(
+        "UPDATE keys SET account_id = ?2, deleted_at = ?3, record = ?4, version = version + 1 WHERE id = ?1",
+    )?
+    .execute(params![
+        record.id.as_str(),
+        record.account_id.as_str(),
+        record.deleted_at.map(Timestamp::unix_millis),
+        merge_unknown("key", &stored, record)?
+    ])?;
     if record.deleted_at.is_some() {
         for secret in secrets_of(tx, &record.id)? {
             drop_secret(tx, &record.id, &secret)?;
@@ -192,7 +190,7 @@ pub(super) fn rotate(
     Ok(last)
 }
 
-fn add_event(tx: &Tx<'_>, id: &KeyId, event: &Event) -> Result<(), StoreError> {
+pub(super) fn add_event(tx: &Tx<'_>, id: &KeyId, event: &Event) -> Result<(), StoreError> {
     tx.prepare_cached("INSERT INTO events (key_id, at, event) VALUES (?1, ?2, ?3)")?.execute(params![
         id.as_str(),
         event.at.unix_millis(),
@@ -225,26 +223,19 @@ pub(super) fn replace_account(
     account: &Account,
     expected: Option<Version>,
 ) -> Result<Revision, StoreError> {
-    let (id, text) = (account.id.as_str(), to_json(account)?);
-    let written = match expected {
-        None => tx
-            .prepare_cached("INSERT OR IGNORE INTO accounts (id, version, account) VALUES (?1, 1, ?2)")?
-            .execute(params![id, text])?,
-        Some(version) => tx
-            .prepare_cached("UPDATE accounts SET account = ?2, version = version + 1 WHERE id = ?1 AND version = ?3")?
-            .execute(params![id, text, version.0 as i64])?,
+    let id = account.id.as_str();
+    let stored: Option<(String, i64)> = tx
+        .prepare_cached("SELECT account, version FROM accounts WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match (stored, expected) {
+        (None, None) => tx
+            .prepare_cached("INSERT INTO accounts (id, version, account) VALUES (?1, 1, ?2)")?
+            .execute(params![id, to_json(account)?])?,
+        (Some((text, version)), Some(expected)) if version as u64 == expected.0 => tx
+            .prepare_cached("UPDATE accounts SET account = ?2, version = version + 1 WHERE id = ?1")?
+            .execute(params![id, merge_unknown("account", &text, account)?])?,
+        _ => return Err(StoreError::Conflict),
     };
-    if written == 0 {
-        return Err(StoreError::Conflict);
-    }
     tx.announce(&Change::Account(account.id.clone()))
-}
-
-fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
-    // Cannot fail for these types; were it to, the row could not be read back either.
-    serde_json::to_string(value).map_err(|error| StoreError::Corrupt(error.to_string()))
-}
-
-fn from_json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("a damaged {what} row: {error}")))
 }

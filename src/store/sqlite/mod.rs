@@ -26,6 +26,7 @@ mod keys;
 mod quota;
 mod reader;
 mod replicas;
+mod restore;
 mod schema;
 mod sweep;
 mod task;
@@ -47,8 +48,8 @@ use crate::policy::quota::{LeaseReply, LeaseRequest, Subject};
 
 use super::time::{StoreClock, machine_clock};
 use super::{
-    ChangeFeed, Event, FlushOutcome, IdempotencyClaim, KeyFilter, Part, Replica, ReplicaId, Revision, SecretRow, Store,
-    StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
+    ChangeFeed, Event, Finding, FlushOutcome, IdempotencyClaim, KeyCopy, KeyFilter, Part, Replica, ReplicaId, Revision,
+    SecretRow, Store, StoreError, StoreFuture, StoredKey, UsageBatch, UsageCount, Version,
 };
 use feed::Feed;
 use reader::Readers;
@@ -142,6 +143,10 @@ impl Store for SqliteStore {
         self.record(move |tx| keys::rotate(tx, &record, expected, &secrets, &event))
     }
 
+    fn restore_key(&self, copy: KeyCopy) -> StoreFuture<'_, Revision> {
+        self.record(move |tx| restore::restore(tx, &copy))
+    }
+
     fn account(&self, id: AccountId) -> StoreFuture<'_, Option<(Account, Version)>> {
         self.read(move |connection| keys::account(connection, &id))
     }
@@ -210,6 +215,10 @@ impl Store for SqliteStore {
             }
             Ok(())
         })
+    }
+
+    fn findings(&self) -> StoreFuture<'_, Vec<Finding>> {
+        self.read(schema::findings)
     }
 
     fn ping(&self, _: Part) -> StoreFuture<'_, ()> {

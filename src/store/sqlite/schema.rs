@@ -1,7 +1,11 @@
 //! The file, its tables, and how older files are brought up to date.
 //!
 //! Times named `*_at` in rows of the gateway's records are milliseconds of the Unix epoch, those named `*_micros` are the store's
-//! clock. Records are kept as JSON beside the columns that are searched, so that a new member needs no migration.
+//! clock. Records are kept as JSON beside the columns that are searched, so that a new member needs no new column.
+//!
+//! **Rollouts.** Gateways of two versions may share a file: a program uses one that a newer program has brought up to date, as long
+//! as all that was done to it since is [`Migration::additive`]. `user_version` says how far the file is, `meta.min_reader` which
+//! version is the oldest that may still use it.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -9,16 +13,29 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use crate::store::StoreError;
+use crate::store::{Finding, StoreError};
 
 /// `PRAGMA application_id`: "SeMe". It tells our file from another program's.
 const APPLICATION_ID: i32 = 0x5365_4d65;
 
-/// Each brings a file from version `index` to `index + 1`. Never change one that was released; append.
-const MIGRATIONS: &[&str] = &[
-    "
+/// A step from one version of the file to the next.
+struct Migration {
+    sql: &'static str,
+    /// Whether programs that do not know of this step go on working beside those that do: they name the columns that they read and
+    /// write, keep members of records that they do not know, and pass over what they have no name for. So a table, an index, a
+    /// column with a default and a member that only informs are additive. A member that narrows what a key may do is not, even if
+    /// no table changes: a gateway that ignores it lets too much through. Then `sql` may be empty.
+    additive: bool,
+}
+
+/// Each brings a file from version `index` to `index + 1`. Never change one that was released; append, also for a new member of a
+/// record, so that older programs know that there is something they do not know.
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        additive: false,
+        sql: "
     CREATE TABLE keys (
         id TEXT PRIMARY KEY, account_id TEXT NOT NULL, created_at INTEGER NOT NULL, deleted_at INTEGER,
         version INTEGER NOT NULL, record TEXT NOT NULL
@@ -59,15 +76,24 @@ const MIGRATIONS: &[&str] = &[
         name BLOB PRIMARY KEY, request BLOB NOT NULL, expires_micros INTEGER NOT NULL, answer BLOB
     ) STRICT, WITHOUT ROWID;
 ",
+    },
     // When a secret that the key has no more was last used.
     // The secrets are remembered for a while, for uses that are flushed late.
-    "
+    Migration {
+        additive: false,
+        sql: "
     ALTER TABLE keys ADD COLUMN former_use INTEGER;
     CREATE TABLE former_secrets (
         hash BLOB PRIMARY KEY, key_id TEXT NOT NULL, at_micros INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX former_secrets_by_age ON former_secrets (at_micros);
 ",
+    },
+    // Since then a program asks whether it may use a newer file; those before refuse every newer one.
+    Migration {
+        additive: false,
+        sql: "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
+    },
 ];
 
 /// Makes the folders and the file when absent, readable for the owner alone, and returns the absolute path.
@@ -112,7 +138,7 @@ pub(super) fn migrate(connection: &Connection, path: &Path) -> Result<(), StoreE
         other => other,
     };
     use_wal(connection).map_err(named)?;
-    if version(connection).map_err(named)? == MIGRATIONS.len() {
+    if version_of_now(connection).map_err(named)? >= MIGRATIONS.len() {
         return Ok(());
     }
     connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| named(error.into()))?;
@@ -148,7 +174,12 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }
 
-/// The version of the tables; an error if this program must not touch them.
+/// [`version`] of one moment: another process may be at work on the file, and what it reads belongs together.
+fn version_of_now(connection: &Connection) -> Result<usize, StoreError> {
+    version(&*connection.unchecked_transaction()?)
+}
+
+/// The version of the tables, which may be later than any known here; an error if this program must not touch them.
 fn version(connection: &Connection) -> Result<usize, StoreError> {
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -158,17 +189,46 @@ fn version(connection: &Connection) -> Result<usize, StoreError> {
     }
     let known = MIGRATIONS.len();
     match usize::try_from(version) {
-        Ok(version) if version <= known => Ok(version),
+        Ok(version) if version <= known || min_reader(connection)?.is_some_and(|oldest| oldest <= known) => Ok(version),
         _ => Err(StoreError::Corrupt(format!(
-            "written by a newer seeme-gateway (schema {version}, this one knows {known}); run that version, or name another file"
+            "written by a newer seeme-gateway (schema {version}, of which this one, with schema {known}, knows too little); \
+             run that version, or name another file"
         ))),
     }
 }
 
+/// The oldest version whose programs may use the file; `None` when it does not say.
+fn min_reader(connection: &Connection) -> Result<Option<usize>, StoreError> {
+    if !connection.table_exists(None, "meta")? {
+        return Ok(None);
+    }
+    let oldest: Option<i64> =
+        connection.query_row("SELECT value FROM meta WHERE name = 'min_reader'", [], |row| row.get(0)).optional()?;
+    Ok(oldest.and_then(|oldest| usize::try_from(oldest).ok()))
+}
+
 fn apply(connection: &Connection) -> Result<(), StoreError> {
-    for (index, migration) in MIGRATIONS.iter().enumerate().skip(version(connection)?) {
-        connection.execute_batch(migration)?;
+    let version = version(connection)?;
+    if version >= MIGRATIONS.len() {
+        return Ok(());
+    }
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(version) {
+        connection.execute_batch(migration.sql)?;
         connection.pragma_update(None, "user_version", index as i64 + 1)?;
     }
+    let oldest = MIGRATIONS.iter().rposition(|migration| !migration.additive).map_or(0, |index| index + 1);
+    connection.execute("REPLACE INTO meta (name, value) VALUES ('min_reader', ?1)", [oldest as i64])?;
     Ok(connection.pragma_update(None, "application_id", APPLICATION_ID)?)
+}
+
+/// What an operator should know about the file.
+pub(super) fn findings(connection: &Connection) -> Result<Vec<Finding>, StoreError> {
+    let (version, known) = (version(connection)?, MIGRATIONS.len());
+    let trouble = (version > known).then(|| {
+        format!(
+            "a newer seeme-gateway (schema {version}, this one has {known}) uses the file as well; \
+             finish the rollout, for this one does not see what is new in it"
+        )
+    });
+    Ok(vec![Finding { check: "schema", trouble }])
 }

@@ -2,6 +2,7 @@
 
 mod disk;
 mod processes;
+mod rollout;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -46,16 +46,34 @@ pub(super) fn flush(tx: &Tx<'_>, batch: &UsageBatch) -> Result<FlushOutcome, Sto
 }
 
 fn add(tx: &Tx<'_>, count: &UsageCount, resources: &mut Resources<'_>) -> Result<(), StoreError> {
-    let (kind, name, class) = match &count.counted {
-        Counted::Endpoint(endpoint, class) => ("endpoint", &**endpoint, class.as_str()),
+    let (kind, mut name, class) = names(&count.counted);
+    if let Counted::Resource(kind, id) = &count.counted {
+        name = resources.name(count, *kind, id)?;
+    }
+    insert(tx, &count.key_id, count.day, (kind, name, class), count.count)
+}
+
+/// What is counted, in the columns `kind`, `name` and `class`.
+pub(super) fn names(counted: &Counted) -> (&'static str, &str, &'static str) {
+    match counted {
+        Counted::Endpoint(endpoint, class) => ("endpoint", endpoint, class.as_str()),
         Counted::Scope(scope) => ("scope", scope.as_str(), ""),
-        Counted::Resource(kind, id) => (kind.as_str(), resources.name(count, *kind, id)?, ""),
-    };
+        Counted::Resource(kind, id) => (kind.as_str(), id, ""),
+    }
+}
+
+pub(super) fn insert(
+    tx: &Tx<'_>,
+    key_id: &KeyId,
+    day: Day,
+    (kind, name, class): (&str, &str, &str),
+    count: u64,
+) -> Result<(), StoreError> {
     tx.prepare_cached(
         "INSERT INTO usage (key_id, day, kind, name, class, count) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT DO UPDATE SET count = count + excluded.count",
     )?
-    .execute(params![count.key_id.as_str(), count.day.0, kind, name, class, count.count as i64])?;
+    .execute(params![key_id.as_str(), day.0, kind, name, class, count as i64])?;
     Ok(())
 }
 
@@ -106,15 +124,17 @@ pub(super) fn between(
         let (kind, name, class) = (row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?);
         Ok((Day(row.get(0)?), kind, name, class, row.get::<_, i64>(4)? as u64))
     })?;
-    rows.map(|row| {
+    let mut counts = Vec::new();
+    for row in rows {
         let (day, kind, name, class, count) = row?;
-        let counted = counted(&kind, &name, &class)
-            .ok_or_else(|| StoreError::Corrupt(format!("a usage row `{kind}` `{name}` `{class}`")))?;
-        Ok(UsageCount { key_id: key_id.clone(), day, counted, count })
-    })
-    .collect()
+        if let Some(counted) = counted(&kind, &name, &class) {
+            counts.push(UsageCount { key_id: key_id.clone(), day, counted, count });
+        }
+    }
+    Ok(counts)
 }
 
+/// `None` for what a later version counts.
 fn counted(kind: &str, name: &str, class: &str) -> Option<Counted> {
     let name_arc = || Arc::<str>::from(name);
     Some(match kind {

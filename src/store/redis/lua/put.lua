@@ -1,9 +1,10 @@
--- Writes a key: makes it, replaces it, gives it other secrets, deletes it. All of it or nothing.
+-- Writes a key: makes it, replaces it, gives it other secrets, deletes it, restores it. All of it or nothing.
 --
 -- ARGV: prefix, id, expected version ('none': must not exist; 'any'), record, created_at, account_id, deleted_at ('' is alive),
--- secrets as JSON ('' leaves them), then events as JSON. Answers the revision, or 'conflict'.
+-- secrets as JSON ('' leaves them), former use, then events as JSON. With a former use ('' is none given) the key's past is replaced:
+-- its events and its former secrets too. Answers the revision, or 'conflict'.
 local id, expected, record, created, account = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local deleted, given = ARGV[7], ARGV[8]
+local deleted, given, past = ARGV[7], ARGV[8], ARGV[9]
 local key = T .. 'key:' .. id
 local old = redis.call('HMGET', key, 'record', 'version', 'secrets', 'former', 'former_use')
 local version = old[1] and (old[2] or '0') or 'none'
@@ -32,6 +33,11 @@ for _, secret in ipairs(known) do
     former[#former + 1] = secret.hash
   end
 end
+if past ~= '' then
+  for _, hash in ipairs(former) do redis.call('HDEL', A .. 'used', hash) end
+  former, former_use = {}, tonumber(past)
+  redis.call('DEL', A .. 'events:' .. id)
+end
 while #former > 8 do
   former_use = math.max(former_use, used(former[1]))
   redis.call('HDEL', A .. 'used', former[1])
@@ -39,7 +45,7 @@ while #former > 8 do
 end
 local changes = 'key:' .. id
 for _, secret in ipairs(secrets) do
-  if redis.call('GET', T .. 'secret:' .. secret.hash) ~= id then
+  if past ~= '' or redis.call('GET', T .. 'secret:' .. secret.hash) ~= id then
     redis.call('SET', T .. 'secret:' .. secret.hash, id)
     changes = changes .. ' secret:' .. secret.hash
   end
@@ -62,5 +68,5 @@ else
 end
 redis.call('HSET', key, 'record', record, 'version', tonumber(old[2] or '0') + 1, 'secrets', text,
   'former', #former > 0 and cjson.encode(former) or '[]', 'former_use', string.format('%.0f', former_use))
-for i = 9, #ARGV do redis.call('RPUSH', A .. 'events:' .. id, ARGV[i]) end
+for i = 10, #ARGV do redis.call('RPUSH', A .. 'events:' .. id, ARGV[i]) end
 return announce(changes)

@@ -1,2 +1,0 @@
--- An account and its version. ARGV: prefix, id.
-return redis.call('HMGET', T .. 'acct:' .. ARGV[2], 'account', 'version')

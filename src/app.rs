@@ -16,11 +16,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::admin::{self, Admin};
 use crate::auth::Authenticator;
 use crate::clock::SystemClock;
-use crate::config::model::{Config, StoreUrl};
+use crate::config::model::{Config, RedisAccess, Secret, StoreUrl};
+use crate::config::redis_url::{RedisServers, RedisUrl};
 use crate::gateway::Shared;
 use crate::limit::{Limiter, LimiterConfig};
 use crate::management::api::{FlushUsage, Management};
 use crate::server::{BindError, Drain, Listeners, Workers};
+use crate::store::redis::{Address, Password, RedisConfig, RedisStore, Servers, Tls};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -60,8 +62,41 @@ pub enum StartError {
 
 /// Opens the store that a configuration names.
 pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
-    match &config.store.url {
+    // The control runtime calls too, beside the workers.
+    open(&config.store.url, &config.store.access, config.workers + 1)
+}
+
+/// Opens a store by its URL: makes a file when absent, begins to connect to a server. `connections`: for each server.
+pub fn open(url: &StoreUrl, access: &RedisAccess, connections: usize) -> Result<Arc<dyn Store>, StoreError> {
+    match url {
         StoreUrl::Sqlite(path) => Ok(SqliteStore::open(path)?),
+        StoreUrl::Redis(url) => Ok(RedisStore::open(redis_config(url, access, connections))?),
+    }
+}
+
+/// What the URL says comes first: the file allows no member that says the same.
+fn redis_config(url: &RedisUrl, access: &RedisAccess, connections: usize) -> RedisConfig {
+    let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port };
+    let all = |hosts: &[(String, u16)]| hosts.iter().map(address).collect();
+    let servers = match &url.servers {
+        RedisServers::Standalone(host, port) => Servers::Standalone(Address { host: host.clone(), port: *port }),
+        RedisServers::Sentinel(hosts, master) => Servers::Sentinel { sentinels: all(hosts), master: master.clone() },
+        RedisServers::Cluster(hosts) => Servers::Cluster(all(hosts)),
+    };
+    let encrypted = url.encrypted || (access.encrypted && !matches!(servers, Servers::Standalone(_)));
+    let password = match (&url.password, &access.password) {
+        (Some(text), _) | (None, Some(Secret::Text(text))) => Some(Password::Text(text.clone())),
+        (None, Some(Secret::File(path))) => Some(Password::File(path.clone())),
+        (None, None) => None,
+    };
+    RedisConfig {
+        servers,
+        tls: encrypted.then(|| Tls { ca: access.ca.clone(), client: access.client.clone() }),
+        username: url.username.clone().or_else(|| access.username.clone()),
+        password,
+        database: i64::from(url.database),
+        prefix: access.prefix.clone(),
+        connections,
     }
 }
 

@@ -9,6 +9,8 @@ mod interpolate;
 pub mod model;
 pub mod profile;
 mod raw;
+pub mod redis_url;
+pub mod store_url;
 #[cfg(test)]
 mod tests;
 

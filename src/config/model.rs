@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::redis_url::RedisUrl;
 use crate::policy::credential::KeyShape;
 use crate::policy::key::{Account, Environment, QuotaLimits};
 use crate::policy::route::{RouteTable, UpstreamId};
@@ -70,6 +71,8 @@ pub struct Listen {
 pub struct StoreConfig {
     /// Which backend.
     pub url: StoreUrl,
+    /// How Redis lets us in, and what our names begin with there.
+    pub access: RedisAccess,
     /// No reply of any kind for this long, with a call outstanding, is an outage.
     pub timeout: Duration,
     /// What happens to quota in an outage.
@@ -83,6 +86,50 @@ pub struct StoreConfig {
 pub enum StoreUrl {
     /// One file on this machine.
     Sqlite(PathBuf),
+    /// Shared by many machines.
+    Redis(RedisUrl),
+}
+
+/// What a Redis URL does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisAccess {
+    /// ACL user, in the place of one in the URL.
+    pub username: Option<String>,
+    /// Its password, in the place of one in the URL.
+    pub password: Option<Secret>,
+    /// What all names begin with.
+    pub prefix: String,
+    /// Whether connections to sentinels and clusters are encrypted; a single server says so by its scheme.
+    pub encrypted: bool,
+    /// Who may have signed the server's certificate; `None`: the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// Certificate and private key by which the gateway identifies itself.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Default for RedisAccess {
+    fn default() -> Self {
+        let prefix = "sm:".to_owned();
+        Self { username: None, password: None, prefix, encrypted: false, ca: None, client: None }
+    }
+}
+
+/// A secret, in the file itself or in one of its own that is read when it is needed.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// Itself.
+    Text(String),
+    /// Where it stands.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Secret(…)"),
+            Self::File(path) => write!(f, "Secret({})", path.display()),
+        }
+    }
 }
 
 /// `store.outage.quota`

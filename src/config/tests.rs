@@ -1,6 +1,7 @@
 //! Tests of the compiler as a whole: what operators read when a file is wrong, and what a right one means.
 
 mod mends;
+mod store;
 
 use std::path::Path;
 use std::time::Duration;
@@ -177,7 +178,7 @@ fn what_this_build_does_not_enforce_is_refused_and_checked_all_the_same() {
     proxy_protocol: true
     trusted_proxies: [10.0.0.0/8, 10.0.0.0/33]
   authz: { address: 127.0.0.1:9902 }
-store: { url: \"rediss://h:1\", username: gateway, password: { file: p }, tls: { ca: c }, prefix: \"x:\" }
+store: { url: \"sqlite:x.db\" }
 upstreams:
   a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], http2: true, host: upstream, set_headers: { X-Proof: { file: p } } }
   b: { endpoints: [\"https://a:1\"], tls: { ca: x, sni: y }, retries: { attempts: 2, budget: 20% }, outlier: { failures: 5, eject_for: 10s } }

@@ -1,12 +1,11 @@
-//! `listen`, `store`, `cache` and `management`: where the gateway is found and what it stands on.
+//! `listen`, `cache` and `management`: where the gateway is found and what it stands on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::reader::{Value, did_you_mean, shorten};
+use super::reader::Value;
 use super::unbuilt;
-use crate::config::model::{CacheConfig, Listen, Management, OutageQuota, StoreConfig, StoreUrl};
+use crate::config::model::{CacheConfig, Listen, Management};
 use crate::policy::pattern::{Pattern, Segment};
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -43,65 +42,6 @@ pub(super) fn listen(value: &Value<'_>) -> Option<Listen> {
             .mistake("admin and public have the same address", "give admin its own port");
     }
     Some(listen)
-}
-
-pub(super) fn store(value: &Value<'_>, file: &Path) -> Option<StoreConfig> {
-    let store = value.mapping(&["url", "username", "password", "tls", "prefix", "timeout", "outage"])?;
-    for (name, shape) in [("username", unbuilt::SECRET), ("password", unbuilt::SECRET), ("tls", unbuilt::STORE_TLS)] {
-        if let Some(value) = store.get(name) {
-            unbuilt::refuse::<()>(&value, &shape);
-        }
-    }
-    if let Some(prefix) = store.get("prefix")
-        && prefix.text().is_some_and(|prefix| prefix != "sm:")
-    {
-        prefix.not_yet::<()>("write prefix: \"sm:\", the default");
-    }
-    let outage = store.get("outage").and_then(|value| value.mapping(&["quota", "serve_cached_keys_for"]));
-    let outage_quota = outage.as_ref().and_then(|outage| outage.get("quota")).and_then(|value| {
-        value.choice(&[
-            ("local_share", OutageQuota::LocalShare),
-            ("reject", OutageQuota::Reject),
-            ("allow", OutageQuota::Allow),
-        ])
-    });
-    let serve_cached_keys_for = outage.map(|outage| outage.read("serve_cached_keys_for", MINUTE, Value::duration));
-    let timeout = store.duration("timeout", Duration::from_millis(50));
-    let url = store.require("url", "write url: \"sqlite:data/gateway.db\"").and_then(|value| store_url(&value, file));
-    Some(StoreConfig {
-        url: url?,
-        timeout,
-        outage_quota: outage_quota.unwrap_or(OutageQuota::LocalShare),
-        serve_cached_keys_for: serve_cached_keys_for.unwrap_or(MINUTE),
-    })
-}
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-fn store_url(value: &Value<'_>, file: &Path) -> Option<StoreUrl> {
-    let text = value.text()?;
-    let Some((scheme, rest)) = text.split_once(':') else {
-        return value.mistake("a store URL needs a scheme", "write sqlite:PATH");
-    };
-    match scheme {
-        "sqlite" => match rest {
-            "" | "//" | ":memory:" => value.mistake("a SQLite store needs a file", "write sqlite:data/gateway.db"),
-            _ if rest.contains('\0') => value.mistake("a path has no NUL", "write sqlite:data/gateway.db"),
-            // Beside the file, wherever the process was started.
-            _ => Some(StoreUrl::Sqlite(file.parent().unwrap_or(Path::new("")).join(PathBuf::from(rest)))),
-        },
-        "redis" | "rediss" | "redis+sentinel" | "redis+cluster" => {
-            value.mistake("a Redis store is not enforced by this build yet", "write sqlite:PATH")
-        }
-        // Not the URL: it may hold a password.
-        _ => value.mistake(
-            format!("unknown kind of store `{}`", shorten(scheme)),
-            &match did_you_mean(scheme, ["sqlite", "redis", "rediss", "redis+sentinel", "redis+cluster"]) {
-                near if near.is_empty() => "write sqlite:PATH".to_owned(),
-                near => near,
-            },
-        ),
-    }
 }
 
 pub(super) fn cache(value: Option<&Value<'_>>) -> CacheConfig {

@@ -6,6 +6,7 @@ mod limits;
 mod plans;
 mod reader;
 mod routes;
+mod store;
 mod suite;
 mod unbuilt;
 mod units;
@@ -78,7 +79,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let listen =
         root.require("listen", "add listen: { public: { address: 127.0.0.1:8080 } }").and_then(|v| edge::listen(&v));
     let store =
-        root.require("store", "add store: { url: \"sqlite:data/gateway.db\" }").and_then(|v| edge::store(&v, file));
+        root.require("store", "add store: { url: \"sqlite:data/gateway.db\" }").and_then(|v| store::store(&v, file));
     let cache = edge::cache(root.get("cache").as_ref());
     let (quota, scopes) = (plans::quota(&root), plans::scopes(root.get("scopes").as_ref()));
     let upstreams = root.require("upstreams", "add upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }");

@@ -10,7 +10,6 @@ use super::reader::Value;
 /// What a member may hold.
 pub(super) enum Shape {
     Text,
-    Flag,
     Count,
     Duration,
     Percent,
@@ -40,7 +39,6 @@ impl Shape {
     fn check(&self, value: &Value<'_>) -> Option<()> {
         match self {
             Self::Text => value.text().map(drop),
-            Self::Flag => value.flag().map(drop),
             Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
             Self::Duration => value.duration().map(drop),
             Self::Percent => value.parse("a share", "write a percentage such as 20%", |text| {
@@ -89,7 +87,7 @@ fn network(text: &str) -> Option<()> {
 }
 
 use Shape::{
-    Address, AnyMembers, Count, Duration, Flag, List, Members, Network, OneOf, OneOrMore, Percent, Rate, Secret, Text,
+    Address, AnyMembers, Count, Duration, List, Members, Network, OneOf, OneOrMore, Percent, Rate, Secret, Text,
 };
 
 pub(super) const LISTEN_TLS: Shape =
@@ -97,12 +95,9 @@ pub(super) const LISTEN_TLS: Shape =
 pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
 pub(super) const TEXT: Shape = Text;
-pub(super) const SECRET: Shape = Secret;
 pub(super) const DURATION: Shape = Duration;
 pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
-pub(super) const STORE_TLS: Shape =
-    Members(&[("ca", Text), ("certificate", Text), ("private_key", Secret), ("enabled", Flag)]);
 pub(super) const UPSTREAM_TLS: Shape =
     Members(&[("ca", Text), ("server_name", Text), ("certificate", Text), ("private_key", Secret)]);
 pub(super) const SET_HEADERS: Shape = AnyMembers(&Secret);

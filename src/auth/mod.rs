@@ -293,4 +293,6 @@ impl std::fmt::Debug for Authenticator {
 }
 
 #[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
 mod tests;

@@ -26,17 +26,17 @@ upstreams: { s: { endpoints: ['http://127.0.0.1:2'] } }
 routes: [{ match: GET /, access: authenticated }]
 ";
 
-struct Fixture {
-    store: Arc<FaultyStore>,
-    guard: Arc<Guard>,
-    auth: Arc<Authenticator>,
-    front: Arc<Front>,
-    hash: KeyHash,
+pub(super) struct Fixture {
+    pub(super) store: Arc<FaultyStore>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) auth: Arc<Authenticator>,
+    pub(super) front: Arc<Front>,
+    pub(super) hash: KeyHash,
     id: KeyId,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let store = FaultyStore::new(MemoryStore::new());
         let (config, _) = config::parse(Path::new("gateway.yaml"), FILE, &|_| None).unwrap();
         let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
@@ -74,7 +74,7 @@ impl Fixture {
     }
 
     /// The feed says that nothing happened.
-    fn hear_nothing(&self) {
+    pub(super) fn hear_nothing(&self) {
         self.auth.apply(&FeedItem::Changes(Revision(1), Vec::new()));
     }
 
@@ -86,11 +86,11 @@ impl Fixture {
     }
 
     /// As the one worker of this test does.
-    async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
+    pub(super) async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
         self.auth.look_up(hash, &self.front).await
     }
 
-    fn look_ups(&self) -> u64 {
+    pub(super) fn look_ups(&self) -> u64 {
         self.store.calls(Method::KeyBySecret)
     }
 }

@@ -24,6 +24,8 @@ use super::{
 pub enum Fault {
     /// Nothing is done: [`StoreError::Unavailable`].
     Unavailable,
+    /// Nothing is done: [`StoreError::Refused`].
+    Refused,
     /// Nothing is done, but the caller cannot know: [`StoreError::Unknown`].
     LoseRequest,
     /// It is done, but the caller cannot know: [`StoreError::Unknown`].
@@ -166,6 +168,7 @@ impl FaultyStore {
             let lost = || StoreError::Unknown(format!("injected into {method:?}"));
             match &fault {
                 Some(Fault::Unavailable) => return Err(StoreError::Unavailable(format!("injected into {method:?}"))),
+                Some(Fault::Refused) => return Err(StoreError::Refused(format!("injected into {method:?}"))),
                 Some(Fault::LoseRequest) => return Err(lost()),
                 Some(Fault::DelayRequest(delay)) => tokio::time::sleep(*delay).await,
                 Some(Fault::Hold) => {

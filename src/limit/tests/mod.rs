@@ -1,5 +1,6 @@
 //! The limiter over a store of ledgers: exactness, fairness, slowness, outage, and what it costs.
 
+mod outage;
 mod sqlite;
 mod store;
 

@@ -89,8 +89,8 @@ impl SubjectLease {
         self.alone.of(minute).saturating_add(left)
     }
 
-    /// The share of this window, begun if the last one is over: first ⌊left/R⌋ of what the store last said about it, less what
-    /// it has not been told of an earlier outage, else ⌊limit/R⌋ and at least 1.
+    /// The share of this window, begun if the last one is over: first ⌊left/R⌋ of what the store last said about it, else
+    /// ⌊limit/R⌋ and at least 1. However often the store comes and goes within a minute, it is never more than the latter.
     fn local_share(&self, minute: Minute, replicas: u32) -> LocalShare {
         let fair = |limit: u32| (limit / replicas).max(1).min(limit);
         let limits = self.limits;
@@ -101,20 +101,86 @@ impl SubjectLease {
         {
             return share;
         }
-        let minute_left = known.filter(|known| known.minute == minute).map(|known| known.minute_left);
-        let untold = (self.debts.of(minute), self.debts.of_day(day_of(minute)));
-        let of = |left: u32, untold: u32| left.saturating_sub(untold) / replicas;
+        let of_minute = fair(limits.requests_per_minute);
+        let minute_left = known.filter(|known| known.minute == minute).map(|known| known.minute_left / replicas);
+        // What the store has not been told of is still in its number.
+        let day_left = known.map(|known| (known.day_left / replicas).saturating_sub(self.untold_of(minute)));
         LocalShare {
             limits,
             minute,
-            minute_share: minute_left.map_or(fair(limits.requests_per_minute), |left| of(left, untold.0)),
-            // Under other limits the share is another one; what was spent of it was spent.
-            minute_spent: begun.filter(|share| share.minute == minute).map_or(0, |share| share.minute_spent),
-            day_share: begun.filter(|share| share.limits == limits).map_or_else(
-                || known.map_or(fair(limits.requests_per_day), |known| of(known.day_left, untold.1)),
-                |share| share.day_share,
-            ),
+            minute_share: minute_left.unwrap_or(of_minute).min(of_minute.saturating_sub(self.alone.of(minute))),
+            minute_spent: 0,
+            day_share: begun
+                .filter(|share| share.limits == limits)
+                .map_or_else(|| day_left.unwrap_or(fair(limits.requests_per_day)), |share| share.day_share),
             day_spent: begun.map_or(0, |share| share.day_spent),
         }
+    }
+
+    fn untold_of(&self, minute: Minute) -> u32 {
+        self.debts.of_day(day_of(minute))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::lease::{Failure, Purpose, Waiting};
+    use crate::policy::quota::Ledger;
+
+    const START: u64 = 29_000_000 * 60_000_000;
+    const LIMITS: QuotaLimits = QuotaLimits { requests_per_minute: 60, requests_per_day: 1_000 };
+    const OUTAGE: Outage = Outage { unlimited: false, replicas: 2, wall_micros: START };
+
+    fn admitted(lease: &mut SubjectLease, now: u64, limits: QuotaLimits) -> u32 {
+        let mut admits = || {
+            let decision = lease.take(Mono(now), 1, limits);
+            decision == Decision::Wait && matches!(lease.take_local(Mono(now), 1, OUTAGE), Decision::Admit(..))
+        };
+        (0..200).map(|_| u32::from(admits())).sum()
+    }
+
+    /// The store answers a call that carries nothing: a probe.
+    fn probe(lease: &mut SubjectLease, ledger: &mut Ledger, now: u64) {
+        let call = lease.start_call(Mono(now), Purpose::Settle, Waiting::default(), true);
+        let reply = ledger.lease(START + now, &call.request);
+        lease.on_reply(Mono(now), call.id, &reply, 0);
+    }
+
+    #[test]
+    fn the_bound_is_the_share_from_the_first_request_to_the_end_of_the_minute() {
+        let mut lease = SubjectLease::new(Mono(0), LIMITS);
+        assert_eq!(lease.local_bound(Mono(1)), 0, "it has not been asked");
+        assert!(matches!(lease.take_local(Mono(1), 1, OUTAGE), Decision::Admit(..)));
+        assert_eq!(lease.local_bound(Mono(1)), 30);
+        assert_eq!(admitted(&mut lease, 2, LIMITS), 29);
+        assert_eq!(lease.local_bound(Mono(3)), 30);
+        assert_eq!(lease.local_bound(Mono(60_000_001)), 0, "a new minute, in which nobody has asked");
+    }
+
+    #[test]
+    fn an_outage_that_comes_back_before_its_admissions_are_told_gives_no_second_share() {
+        let (mut lease, mut ledger) = (SubjectLease::new(Mono(0), LIMITS), Ledger::default());
+        let mut alone = 0;
+        for second in 1..=10 {
+            probe(&mut lease, &mut ledger, second * 1_000_000);
+            alone += admitted(&mut lease, second * 1_000_000 + 500_000, LIMITS);
+            assert_eq!((alone, lease.local_bound(Mono(second * 1_000_000 + 500_000))), (30, 30));
+        }
+        let call = lease.start_call(Mono(20_000_000), Purpose::Settle, Waiting::default(), false);
+        assert_eq!(call.request.debit.map(|(_, tokens)| tokens), Some(alone));
+        lease.on_failure(Mono(20_000_000), call.id, Failure::NotDone);
+        assert_eq!(lease.untold_of((START / 60_000_000) as Minute), alone);
+    }
+
+    #[test]
+    fn two_keys_with_different_limits_do_not_renew_the_share_of_their_subject() {
+        let mut lease = SubjectLease::new(Mono(0), LIMITS);
+        let other = QuotaLimits { requests_per_minute: 61, requests_per_day: 1_000 };
+        let mut alone = 0;
+        for _ in 0..10 {
+            alone += admitted(&mut lease, 1_000, LIMITS) + admitted(&mut lease, 2_000, other);
+        }
+        assert_eq!(alone, 30);
     }
 }

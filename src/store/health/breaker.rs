@@ -119,7 +119,7 @@ impl Breaker {
     /// together, may have been a connection that was closed.
     pub(super) fn lost_answer(&self, now: Mono, sent: Mono) -> bool {
         let first = self.lost.compare_exchange(0, now.0.max(1), Ordering::AcqRel, Ordering::Acquire);
-        first.is_err_and(|at| sent.0 >= at)
+        first.is_err_and(|at| sent.0 > at)
     }
 
     /// A call was answered. Returns whether that ended an outage.

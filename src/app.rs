@@ -4,6 +4,9 @@
 //! wait for; on the way down it stops accepting, finishes what is in flight, gives its leases back, writes its usage and says
 //! goodbye.
 
+mod join;
+
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +22,10 @@ use crate::clock::SystemClock;
 use crate::config::model::{Config, RedisAccess, Secret, StoreUrl};
 use crate::config::redis_url::{RedisServers, RedisUrl};
 use crate::gateway::Shared;
-use crate::limit::{Limiter, LimiterConfig};
+use crate::limit::Limiter;
 use crate::management::api::{FlushUsage, Management};
 use crate::server::{BindError, Drain, Listeners, Workers};
+use crate::store::health::Guard;
 use crate::store::redis::{Address, Password, RedisConfig, RedisStore, Servers, Tls};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
@@ -58,6 +62,9 @@ pub enum StartError {
     /// Threads or runtimes.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
+    /// Told to end before it served.
+    #[error("stopped while it waited for the store")]
+    Stopped,
 }
 
 /// Opens the store that a configuration names.
@@ -119,8 +126,8 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything. When this returns, requests are served.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    /// Starts everything. When this returns, requests are served. A store that is not there is waited for; `stop` ends that.
+    pub fn start(config: Config, stop: impl Future<Output = ()>) -> Result<Self, StartError> {
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -136,15 +143,18 @@ impl App {
 
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
         let name = format!("{}/{public}", host_name());
+        let guard = Guard::new(store, SystemClock::shared(), config.store.timeout, control.handle().clone());
+        let shared = share(config, &guard, &replica, log);
+        let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone(), guard.clone()));
+        let mut tasks = vec![control.spawn(admin::serve(admin.clone(), admin_listener))];
         // Subscribe, then register: no change can fall between the two.
-        let feed = store.subscribe();
-        control.block_on(store.register(replica.clone(), name.clone()))?;
+        let feed = guard.store().subscribe();
+        control.block_on(join::register(&**guard.store(), &replica, &name, stop))?;
+        control.spawn(join::look_around(guard.store().clone(), shared.metrics.clone()));
 
-        let shared = share(config, &store, &replica, log, &control);
-        let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone()));
+        let store = guard.guarded();
         let drain = Drain::new();
-        let mut tasks = background(&shared, &store, &replica, name, &admin, feed, &control);
-        tasks.push(control.spawn(admin::serve(admin.clone(), admin_listener)));
+        tasks.extend(background(&shared, &store, &replica, name, &admin, feed, &control));
         let workers = Workers::start(listeners, &shared, &drain)?;
         admin.set_ready(true);
         tracing::info!(%public, admin = %admin_address, workers = shared.config.workers, "serving");
@@ -189,31 +199,19 @@ impl App {
     }
 }
 
-fn share(
-    config: Config,
-    store: &Arc<dyn Store>,
-    replica: &ReplicaId,
-    log: AccessLog,
-    control: &Runtime,
-) -> Arc<Shared> {
+fn share(config: Config, guard: &Arc<Guard>, replica: &ReplicaId, log: AccessLog) -> Arc<Shared> {
     let config = Arc::new(config);
-    let clock = SystemClock::shared();
+    let (store, clock) = (guard.guarded(), guard.clock().clone());
     let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
     let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let metrics = Arc::new(Metrics::new(templates, &names));
-    let limiter = Arc::new(Limiter::new(
-        store.clone(),
-        clock.clone(),
-        LimiterConfig { timeout: config.store.timeout, outage: config.store.outage_quota },
-        control.handle().clone(),
-    ));
     let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone()));
     Arc::new(Shared {
-        auth: Authenticator::new(store.clone(), config.clone(), clock.clone(), metrics.clone()),
-        management: Management::new(store.clone(), config.clone(), clock.clone(), flush_hook(&usage)),
+        auth: Arc::new(Authenticator::new(guard.clone(), config.clone(), metrics.clone())),
+        limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
+        management: Management::new(store, config.clone(), clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),
-        limiter,
         usage,
         metrics,
         log,
@@ -292,21 +290,20 @@ async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Rep
     shared.metrics.change_feed_up.set(1.0);
     let (audit, audited) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(crate::management::audit::follow(store.clone(), shared.clock.clone(), audited));
+    // What the store could not be told when it was time.
+    let mut owed = None;
     while let Some(item) = feed.recv().await {
         shared.auth.apply(&item);
-        let revision = match &item {
+        let news = match &item {
             FeedItem::Changes(revision, changes) => {
                 changes.iter().for_each(|change| shared.limiter.on_change(change));
                 // Recalls come many a second and nobody waits for their acknowledgement.
-                if changes.iter().all(|change| matches!(change, Change::Recall(..))) {
-                    continue;
-                }
-                *revision
+                changes.iter().any(|change| !matches!(change, Change::Recall(..))).then_some(*revision)
             }
             FeedItem::Restored(revision) => {
                 shared.limiter.feed_restored();
                 shared.metrics.change_feed_up.set(1.0);
-                *revision
+                Some(*revision)
             }
             FeedItem::Lost => {
                 tracing::warn!("changes of other gateways no longer arrive; cached keys are re-checked");
@@ -315,13 +312,22 @@ async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Rep
                 continue;
             }
         };
-        if let FeedItem::Changes(_, changes) = item {
+        if let FeedItem::Changes(_, changes) = item
+            && news.is_some()
+        {
             // Somebody is there as long as this loop runs.
             changes.into_iter().for_each(|change| drop(audit.send(change)));
         }
-        if let Err(error) = store.acknowledge(replica.clone(), revision).await {
-            tracing::warn!(%error, "a change could not be acknowledged");
-        }
+        let Some(revision) = news.or(owed) else { continue };
+        owed = match store.acknowledge(replica.clone(), revision).await {
+            Ok(()) => None,
+            Err(error) => {
+                if news.is_some() {
+                    tracing::warn!(%error, "a change could not be acknowledged yet");
+                }
+                Some(revision)
+            }
+        };
     }
 }
 
@@ -334,23 +340,29 @@ async fn keep_alive(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Replica
             let revision = store.register(replica.clone(), name.clone()).await?;
             shared.auth.apply(&FeedItem::Restored(revision));
         }
-        store.replicas().await
+        Ok::<_, StoreError>(())
     };
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    // Who else lives changes slowly; asking for it with every heartbeat would be half of what an idle gateway asks.
+    for count in 0_u64.. {
         ticks.tick().await;
-        match beat().await {
+        let others = async {
+            beat().await?;
+            if count % 2 == 0 { store.replicas().await.map(Some) } else { Ok(None) }
+        };
+        match others.await {
             Ok(replicas) => {
-                let live = replicas.iter().filter(|other| other.heartbeat_age < LIVE).count().max(1);
                 shared.auth.contact(shared.clock.mono());
+                admin.set_heartbeat(true);
+                let Some(replicas) = replicas else { continue };
+                let live = replicas.iter().filter(|other| other.heartbeat_age < LIVE).count().max(1);
                 shared.limiter.set_live_replicas(live as u32);
                 shared.metrics.replicas.set(live as f64);
-                admin.set_degraded(false);
             }
             Err(error) => {
                 tracing::debug!(%error, "no heartbeat");
-                admin.set_degraded(true);
+                admin.set_heartbeat(false);
             }
         }
     }

@@ -41,3 +41,35 @@ impl Clock for SystemClock {
         Timestamp::from_unix_millis(since.as_millis() as i64)
     }
 }
+
+/// Tokio's clock: under `start_paused` time passes when every task waits for it, or when a test says so.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct SimulatedClock {
+    start: tokio::time::Instant,
+    wall_at_start: u64,
+}
+
+#[cfg(test)]
+impl SimulatedClock {
+    /// A clock whose monotonic zero is now, when the wall clock shows so many microseconds of the epoch.
+    pub(crate) fn shared(wall_at_start: u64) -> Arc<Self> {
+        Arc::new(Self { start: tokio::time::Instant::now(), wall_at_start })
+    }
+
+    /// The wall clock in microseconds, as a store reads it.
+    pub(crate) fn wall_micros(&self) -> u64 {
+        self.wall_at_start + self.mono().0
+    }
+}
+
+#[cfg(test)]
+impl Clock for SimulatedClock {
+    fn mono(&self) -> Mono {
+        Mono(self.start.elapsed().as_micros() as u64)
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_unix_millis((self.wall_micros() / 1_000) as i64)
+    }
+}

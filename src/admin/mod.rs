@@ -19,20 +19,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::limit::Limiter;
+use crate::store::health::Guard;
 use crate::telemetry::Metrics;
 
 /// What the operators' listener shows.
 pub struct Admin {
     metrics: Arc<Metrics>,
     limiter: Arc<Limiter>,
+    guard: Arc<Guard>,
     ready: AtomicBool,
-    degraded: AtomicBool,
+    no_heartbeat: AtomicBool,
 }
 
 impl Admin {
     /// Not ready yet.
-    pub fn new(metrics: Arc<Metrics>, limiter: Arc<Limiter>) -> Self {
-        Self { metrics, limiter, ready: AtomicBool::new(false), degraded: AtomicBool::new(false) }
+    pub fn new(metrics: Arc<Metrics>, limiter: Arc<Limiter>, guard: Arc<Guard>) -> Self {
+        Self { metrics, limiter, guard, ready: AtomicBool::new(false), no_heartbeat: AtomicBool::new(false) }
     }
 
     /// Whether traffic is wanted.
@@ -40,13 +42,17 @@ impl Admin {
         self.ready.store(ready, Ordering::Release);
     }
 
-    /// Whether the store can be asked.
-    pub fn set_degraded(&self, degraded: bool) {
-        self.degraded.store(degraded, Ordering::Release);
-        self.metrics.store_outage.set(f64::from(u8::from(degraded)));
+    /// Whether the store took the last heartbeat.
+    pub fn set_heartbeat(&self, taken: bool) {
+        self.no_heartbeat.store(!taken, Ordering::Release);
     }
 
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    /// Whether the store, or a part of it, cannot be asked.
+    fn is_degraded(&self) -> bool {
+        self.no_heartbeat.load(Ordering::Acquire) || !self.guard.is_well()
+    }
+
+    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -55,16 +61,14 @@ impl Admin {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" if !self.ready.load(Ordering::Acquire) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            "/readyz" if self.degraded.load(Ordering::Acquire) => {
-                text(StatusCode::OK, "ready (degraded: the store cannot be asked)\n")
-            }
+            "/readyz" if self.is_degraded() => text(StatusCode::OK, "ready (degraded: the store cannot be asked)\n"),
             "/readyz" => text(StatusCode::OK, "ready\n"),
-            "/metrics" => self.scrape(),
+            "/metrics" => self.scrape().await,
             _ => text(StatusCode::NOT_FOUND, "Here are /livez, /readyz and /metrics\n"),
         }
     }
 
-    fn scrape(&self) -> Response<Full<Bytes>> {
+    async fn scrape(&self) -> Response<Full<Bytes>> {
         let (leases, stats) = (&self.metrics.leases, self.limiter.stats());
         leases.calls.absolute(stats.calls.get());
         leases.granted.absolute(stats.granted.get());
@@ -72,6 +76,11 @@ impl Admin {
         leases.recalls.absolute(stats.recalls.get());
         leases.refused.absolute(stats.denied.get());
         leases.outage.absolute(stats.outage_admissions.get());
+        let store = &self.metrics.store;
+        store.outage.set(f64::from(u8::from(self.is_degraded())));
+        store.admission_bound.set(self.limiter.outage_bound().await);
+        store.opened.absolute(self.guard.opened());
+        store.probes.absolute(self.guard.probes());
         let mut response = text(StatusCode::OK, self.metrics.handle().render());
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -98,8 +107,8 @@ pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
         let admin = admin.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let response = admin.answer(&request);
-                async move { Ok::<_, Infallible>(response) }
+                let admin = admin.clone();
+                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));

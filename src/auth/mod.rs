@@ -2,12 +2,14 @@
 //!
 //! * A known key is served from memory for `cache.ttl`, an unknown one for `cache.negative_ttl`.
 //! * A change of a key or its account removes it at once. A load that **began** before a change never enters the cache:
-//!   it is repeated ([`Authenticator::load`]), and requests that come after the change never join it.
+//!   it is repeated (`flight`), and requests that come after the change never join it.
 //! * While the change feed is lost or silent, a cached key is asked for again, at most every `cache.recheck_without_push`; while the store itself
-//!   cannot be asked, keys already known are served for `store.outage.serve_cached_keys_for`, others are a 503.
+//!   cannot be asked, keys already known are served for `store.outage.serve_cached_keys_for`, others are a 503. Nobody waits
+//!   for a store that is known to be away ([`store::health`](crate::store::health)).
 //!
 //! Decides nothing about a key: that is [`crate::policy::access::Authenticated::check`].
 
+mod flight;
 mod front;
 
 use std::collections::HashMap;
@@ -17,11 +19,10 @@ use std::time::Duration;
 
 pub use front::Front;
 
+use flight::Flight;
 use moka::Expiry;
 use moka::sync::Cache;
 use rustc_hash::FxBuildHasher;
-use tokio::sync::OnceCell;
-use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::config::model::Config;
@@ -29,22 +30,18 @@ use crate::policy::access::KeyProfile;
 use crate::policy::credential::KeyHash;
 use crate::policy::instant::Mono;
 use crate::policy::key::{AccountId, KeyId};
-use crate::store::{Change, FeedItem, Store, StoreError, StoredKey};
+use crate::store::health::Guard;
+use crate::store::{Change, FeedItem, StoredKey};
 use crate::telemetry::Metrics;
 
 /// How long a request waits for a slow store (contract 4).
 const PATIENCE: Duration = Duration::from_millis(250);
-/// A feed that has said nothing for this long is not believed to be followed (it speaks every 100 ms).
-const FEED_SILENCE: Duration = Duration::from_millis(250);
-/// Loads that a change may overtake before the result is used for this request alone, uncached.
-const ATTEMPTS: usize = 3;
 
 /// The store could not say whether a key exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreUnavailable;
 
 type Found = Option<Arc<KeyProfile>>;
-type Flight = Arc<OnceCell<Result<Found, StoreUnavailable>>>;
 
 #[derive(Clone)]
 enum Cached {
@@ -74,12 +71,12 @@ struct Index {
     /// Grows with each change: a load compares it before and after.
     epoch: u64,
     hashes: HashMap<Tag, Vec<KeyHash>>,
-    flights: HashMap<KeyHash, (u64, Flight)>,
+    flights: HashMap<KeyHash, Flight>,
 }
 
 /// Looks keys up.
 pub struct Authenticator {
-    store: Arc<dyn Store>,
+    guard: Arc<Guard>,
     config: Arc<Config>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -88,6 +85,8 @@ pub struct Authenticator {
     /// Grows after every removal from the cache: copies from before it count no more.
     generation: AtomicU64,
     feed_up: AtomicBool,
+    /// A feed that has said nothing for this long is not believed to be followed.
+    feed_silence: Duration,
     /// When the change feed last said anything, if only that nothing happened.
     feed_heard: AtomicU64,
     /// When the store last answered anything.
@@ -122,8 +121,8 @@ impl Expiry<KeyHash, Cached> for Lifetimes {
 }
 
 impl Authenticator {
-    /// An empty cache over a store.
-    pub fn new(store: Arc<dyn Store>, config: Arc<Config>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+    /// An empty cache over the store behind `guard`.
+    pub fn new(guard: Arc<Guard>, config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
         let lifetimes = Lifetimes {
             known: config.cache.ttl + config.store.serve_cached_keys_for,
             unknown: config.cache.negative_ttl,
@@ -131,9 +130,11 @@ impl Authenticator {
         let cache = Cache::builder().max_capacity(config.cache.capacity).expire_after(lifetimes);
         // BLAKE3 has made the keys uniform already: a slower hash would defend against nothing.
         let cache = cache.build_with_hasher(FxBuildHasher);
-        let start = clock.mono().0;
+        let clock = guard.clock().clone();
+        let (start, feed_silence) = (clock.mono().0, guard.store().feed_silence());
         Self {
-            store,
+            feed_silence,
+            guard,
             config,
             clock,
             metrics,
@@ -147,7 +148,7 @@ impl Authenticator {
     }
 
     /// The key with this secret, or `None`. Waits for the store at most 250 ms.
-    pub async fn look_up(&self, hash: KeyHash, front: &Front) -> Result<Found, StoreUnavailable> {
+    pub async fn look_up(self: &Arc<Self>, hash: KeyHash, front: &Front) -> Result<Found, StoreUnavailable> {
         let now = self.clock.mono();
         // Read before the cache: what is found after it and copied under it was there when it was current.
         let generation = self.generation.load(Ordering::Acquire);
@@ -192,7 +193,7 @@ impl Authenticator {
     /// heard anything for as long.
     fn hears_changes(&self, now: Mono) -> bool {
         let silence = now.since(Mono(self.feed_heard.load(Ordering::Acquire)));
-        self.feed_up.load(Ordering::Acquire) && silence < FEED_SILENCE
+        self.feed_up.load(Ordering::Acquire) && silence < self.feed_silence
     }
 
     fn may_serve_without_store(&self, now: Mono) -> bool {
@@ -205,61 +206,6 @@ impl Authenticator {
         if self.hears_changes(self.clock.mono()) { PATIENCE } else { self.config.store.timeout.min(PATIENCE) }
     }
 
-    /// One load for all requests that ask for the same key at the same time.
-    async fn load_once(&self, hash: KeyHash, patience: Duration) -> Result<Found, StoreUnavailable> {
-        let flight = {
-            let mut index = self.index();
-            let epoch = index.epoch;
-            let (began, flight) = index.flights.entry(hash).or_insert_with(|| (epoch, Flight::default()));
-            if *began != epoch {
-                // It began before the last change: whoever comes now must not trust it.
-                (*began, *flight) = (epoch, Flight::default());
-            }
-            flight.clone()
-        };
-        let outcome = timeout(patience, flight.get_or_init(|| self.load(hash))).await;
-        let mut index = self.index();
-        if index.flights.get(&hash).is_some_and(|(_, known)| Arc::ptr_eq(known, &flight)) {
-            index.flights.remove(&hash);
-        }
-        drop(index);
-        match outcome {
-            Ok(result) => result.clone(),
-            Err(_elapsed) => {
-                self.metrics.lookups.error.increment(1);
-                Err(StoreUnavailable)
-            }
-        }
-    }
-
-    async fn load(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
-        let mut found = None;
-        for _ in 0..ATTEMPTS {
-            let epoch = self.index().epoch;
-            let stored = match self.store.key_by_secret(hash).await {
-                Ok(stored) => stored,
-                Err(error) => return Err(self.failed(&error)),
-            };
-            let now = self.clock.mono();
-            self.contact(now);
-            found = stored.map(|stored| Arc::new(self.profile(stored, hash)));
-            let mut index = self.index();
-            if index.epoch == epoch {
-                self.insert(&mut index, hash, found.clone(), now);
-                break;
-            }
-        }
-        let outcome = if found.is_some() { &self.metrics.lookups.found } else { &self.metrics.lookups.unknown };
-        outcome.increment(1);
-        Ok(found)
-    }
-
-    fn failed(&self, error: &StoreError) -> StoreUnavailable {
-        self.metrics.lookups.error.increment(1);
-        tracing::debug!(%error, "a key could not be looked up");
-        StoreUnavailable
-    }
-
     fn profile(&self, stored: StoredKey, hash: KeyHash) -> KeyProfile {
         let secret_expires_at = stored.secrets.iter().find(|secret| secret.hash == hash).and_then(|s| s.expires_at);
         if let Some(note) = self.config.quota.note(&stored.account) {
@@ -268,7 +214,8 @@ impl Authenticator {
         self.config.profile(stored.record, stored.account, secret_expires_at)
     }
 
-    fn insert(&self, index: &mut Index, hash: KeyHash, found: Found, now: Mono) {
+    /// Takes in what the store said when it was asked at `asked`, or a little later.
+    fn insert(&self, index: &mut Index, hash: KeyHash, found: Found, asked: Mono) {
         let Some(profile) = found else { return self.cache.insert(hash, Cached::Unknown) };
         for tag in [Tag::Key(profile.record.id.clone()), Tag::Account(profile.record.account_id.clone())] {
             let hashes = index.hashes.entry(tag).or_default();
@@ -276,7 +223,7 @@ impl Authenticator {
                 hashes.push(hash);
             }
         }
-        let known = Known { profile, verified: AtomicU64::new(now.0), next_check: AtomicU64::new(0) };
+        let known = Known { profile, verified: AtomicU64::new(asked.0), next_check: AtomicU64::new(0) };
         self.cache.insert(hash, Cached::Known(Arc::new(known)));
     }
 
@@ -346,5 +293,7 @@ impl std::fmt::Debug for Authenticator {
     }
 }
 
+#[cfg(test)]
+mod outage_tests;
 #[cfg(test)]
 mod tests;

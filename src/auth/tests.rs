@@ -2,17 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
 use super::{Authenticator, Found, Front, StoreUnavailable};
-use crate::clock::Clock;
+use crate::clock::SimulatedClock;
 use crate::config;
 use crate::policy::credential::{KeyHash, Secret};
-use crate::policy::instant::Mono;
 use crate::policy::key::{AccountId, Environment, KeyId, KeyRecord, Timestamp};
 use crate::policy::scope::Scope;
 use crate::store::faulty::{Fault, FaultyStore, Method};
+use crate::store::health::Guard;
 use crate::store::memory::MemoryStore;
 use crate::store::{Action, Change, Event, FeedItem, Revision, SecretRow, Store};
 use crate::telemetry::Metrics;
@@ -24,34 +26,23 @@ upstreams: { s: { endpoints: ['http://127.0.0.1:2'] } }
 routes: [{ match: GET /, access: authenticated }]
 ";
 
-struct HandClock(AtomicU64);
-
-impl Clock for HandClock {
-    fn mono(&self) -> Mono {
-        Mono(self.0.load(Ordering::SeqCst))
-    }
-
-    fn wall(&self) -> Timestamp {
-        Timestamp::from_unix_millis(0)
-    }
-}
-
-struct Fixture {
-    store: Arc<FaultyStore>,
-    clock: Arc<HandClock>,
-    auth: Arc<Authenticator>,
-    front: Arc<Front>,
-    hash: KeyHash,
+pub(super) struct Fixture {
+    pub(super) store: Arc<FaultyStore>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) auth: Arc<Authenticator>,
+    pub(super) front: Arc<Front>,
+    pub(super) hash: KeyHash,
     id: KeyId,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let store = FaultyStore::new(MemoryStore::new());
-        let clock = Arc::new(HandClock(AtomicU64::new(1_000_000)));
         let (config, _) = config::parse(Path::new("gateway.yaml"), FILE, &|_| None).unwrap();
         let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
-        let auth = Arc::new(Authenticator::new(store.clone(), Arc::new(config), clock.clone(), metrics));
+        let guard = Guard::new(store.clone(), SimulatedClock::shared(0), config.store.timeout, Handle::current());
+        let guarded = guard.clone();
+        let auth = Arc::new(Authenticator::new(guarded, Arc::new(config), metrics));
         let secret = Secret::mint(Environment::Live, &[7; 64]).unwrap();
         let (hash, id) = (secret.hash(), KeyId::parse("k1").unwrap());
         let at = Timestamp::from_unix_millis(0);
@@ -74,15 +65,16 @@ impl Fixture {
         };
         let row = SecretRow { hash, key_prefix: secret.prefix().into(), expires_at: None, last_used_at: None };
         store.create_key(record, row, event(Action::Created)).await.unwrap();
-        Self { store, clock, auth, front: Arc::default(), hash, id }
+        Self { store, guard, auth, front: Arc::default(), hash, id }
     }
 
-    fn pass(&self, time: Duration) {
-        self.clock.0.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
+    /// The whole process stands still for so long.
+    async fn pass(&self, time: Duration) {
+        tokio::time::advance(time).await;
     }
 
     /// The feed says that nothing happened.
-    fn hear_nothing(&self) {
+    pub(super) fn hear_nothing(&self) {
         self.auth.apply(&FeedItem::Changes(Revision(1), Vec::new()));
     }
 
@@ -94,11 +86,11 @@ impl Fixture {
     }
 
     /// As the one worker of this test does.
-    async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
+    pub(super) async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
         self.auth.look_up(hash, &self.front).await
     }
 
-    fn look_ups(&self) -> u64 {
+    pub(super) fn look_ups(&self) -> u64 {
         self.store.calls(Method::KeyBySecret)
     }
 }
@@ -107,7 +99,7 @@ fn event(action: Action) -> Event {
     Event { at: Timestamp::from_unix_millis(0), action, by: "test".into(), from: "test".into(), changed: Vec::new() }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_known_key_is_read_once_and_an_unknown_one_too() {
     let f = Fixture::new().await;
     for _ in 0..10 {
@@ -117,7 +109,7 @@ async fn a_known_key_is_read_once_and_an_unknown_one_too() {
     assert_eq!(f.look_ups(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_thousand_requests_with_one_cold_key_are_one_look_up() {
     let f = Fixture::new().await;
     f.store.inject(Method::KeyBySecret, Fault::Hold);
@@ -138,7 +130,7 @@ async fn a_thousand_requests_with_one_cold_key_are_one_look_up() {
 }
 
 /// The race that resurrects revoked keys elsewhere: read the record, get the revocation, insert what was read.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_load_that_began_before_a_revocation_never_enters_the_cache() {
     let f = Fixture::new().await;
     f.store.inject_times(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(100)), 1);
@@ -155,7 +147,7 @@ async fn a_load_that_began_before_a_revocation_never_enters_the_cache() {
     assert!(f.look_up(f.hash).await.unwrap().is_none(), "the old record came back");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_serves_a_key_all_the_time_stops_with_its_revocation() {
     let f = Fixture::new().await;
     for _ in 0..3 {
@@ -167,45 +159,47 @@ async fn a_worker_that_serves_a_key_all_the_time_stops_with_its_revocation() {
     assert!(f.look_up(f.hash).await.unwrap().is_none());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_process_that_heard_nothing_for_a_while_asks_before_it_trusts() {
     let f = Fixture::new().await;
     assert!(f.look_up(f.hash).await.unwrap().is_some());
     // Stopped for three seconds: neither this deletion nor anything else was heard.
     f.delete().await;
-    f.pass(Duration::from_secs(3));
+    f.pass(Duration::from_secs(3)).await;
     assert!(f.look_up(f.hash).await.unwrap().is_none());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn while_the_feed_is_silent_a_key_is_asked_for_once_an_interval() {
     let f = Fixture::new().await;
     f.look_up(f.hash).await.unwrap();
-    f.pass(Duration::from_secs(1));
+    f.pass(Duration::from_secs(1)).await;
     for _ in 0..10 {
         f.look_up(f.hash).await.unwrap();
     }
     assert_eq!(f.look_ups(), 2);
-    f.pass(Duration::from_secs(5));
+    f.pass(Duration::from_secs(5)).await;
     f.look_up(f.hash).await.unwrap();
     assert_eq!(f.look_ups(), 3);
     f.hear_nothing();
-    f.pass(Duration::from_millis(200));
+    f.pass(Duration::from_millis(200)).await;
     f.look_up(f.hash).await.unwrap();
     assert_eq!(f.look_ups(), 3, "it is heard again");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_store_known_keys_are_served_for_a_while_and_unknown_ones_are_no_401() {
     let f = Fixture::new().await;
     f.look_up(f.hash).await.unwrap();
     f.store.inject_everywhere(Fault::Unavailable);
     f.auth.apply(&FeedItem::Lost);
-    f.pass(Duration::from_secs(30));
+    f.pass(Duration::from_secs(30)).await;
     assert!(f.look_up(f.hash).await.unwrap().is_some());
     assert_eq!(f.look_up(KeyHash([2; 32])).await.unwrap_err(), StoreUnavailable);
-    f.pass(Duration::from_secs(31));
+    f.pass(Duration::from_secs(31)).await;
     assert_eq!(f.look_up(f.hash).await.unwrap_err(), StoreUnavailable, "store.outage.serve_cached_keys_for is over");
     f.store.heal();
+    // Nobody has to ask for it to be noticed.
+    sleep(Duration::from_millis(1_200)).await;
     assert!(f.look_up(f.hash).await.unwrap().is_some());
 }

@@ -22,10 +22,11 @@ const SCOPES: [&str; 6] = ["models:*", "datasets:*", "workflows:*", "graphs:*", 
 
 /// Starts a sample backend where the configuration expects the upstream, then the gateway, and prints how to use them.
 pub(super) fn run(mut config: Config) -> Result<(), CliError> {
-    let signals = Signals::install().map_err(failed)?;
+    let mut signals = Signals::install().map_err(failed)?;
     config.log = LogFormat::Text;
     let backend = start_backend(&config)?;
-    let (store, app) = (open(&config)?, App::start(config).map_err(failed)?);
+    let store = open(&config)?;
+    let Some(app) = signals.start(config).map_err(failed)? else { return Ok(()) };
     // Only now that everything runs: a secret is shown once, and must not be made by a start that fails.
     let first_key = first_key(&*store, app.config())?;
     // Somebody who closed our stdout does not want to read; the gateway serves on.

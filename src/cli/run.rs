@@ -10,8 +10,8 @@ use crate::config::model::Config;
 
 /// Serves until SIGTERM or SIGINT.
 pub(super) fn run(config: Config) -> Result<(), StartError> {
-    let signals = Signals::install()?;
-    let app = App::start(config)?;
+    let mut signals = Signals::install()?;
+    let Some(app) = signals.start(config)? else { return Ok(()) };
     signals.wait();
     app.stop();
     Ok(())
@@ -20,6 +20,11 @@ pub(super) fn run(config: Config) -> Result<(), StartError> {
 /// SIGTERM, SIGINT and SIGHUP, caught from the moment this exists: one that comes while the gateway starts still drains it.
 pub(super) struct Signals {
     runtime: Runtime,
+    streams: Streams,
+}
+
+/// Where they arrive; any runtime may wait for them.
+struct Streams {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -33,20 +38,36 @@ impl Signals {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let hangup = signal(SignalKind::hangup())?;
         drop(_inside);
-        Ok(Self { runtime, terminate, interrupt, hangup })
+        Ok(Self { runtime, streams: Streams { terminate, interrupt, hangup } })
+    }
+
+    /// Starts a gateway; `None`: the process was told to end before it served.
+    pub(super) fn start(&mut self, config: Config) -> Result<Option<App>, StartError> {
+        match App::start(config, self.streams.ended()) {
+            Ok(app) => Ok(Some(app)),
+            Err(StartError::Stopped) => {
+                tracing::info!("{}", StartError::Stopped);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Blocks until the process is to end.
-    pub(super) fn wait(self) {
-        let Self { runtime, mut terminate, mut interrupt, mut hangup } = self;
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => return,
-                    _ = interrupt.recv() => return,
-                    _ = hangup.recv() => tracing::warn!("SIGHUP: this build does not reload; restart it to read the file again"),
-                }
+    pub(super) fn wait(mut self) {
+        self.runtime.block_on(self.streams.ended());
+    }
+}
+
+impl Streams {
+    /// Until the process is to end.
+    async fn ended(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => tracing::warn!("SIGHUP: this build does not reload; restart it to read the file again"),
             }
-        });
+        }
     }
 }

@@ -45,7 +45,7 @@ pub struct Shared {
     /// The configuration.
     pub config: Arc<Config>,
     /// Keys.
-    pub auth: Authenticator,
+    pub auth: Arc<Authenticator>,
     /// Quotas.
     pub limiter: Arc<Limiter>,
     /// Counters.

@@ -7,16 +7,15 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::entry::{Entry, Inner};
-use super::health::Permission;
 use super::{Shared, lock};
 use crate::policy::instant::Mono;
 use crate::policy::lease::{Call, Failure, Purpose};
-use crate::policy::quota::LeaseReply;
-use crate::store::{Part, StoreError};
+use crate::store::StoreError;
+use crate::store::health::{Kind, Leave, State};
 
 /// A call is waited for this long; later its tokens are lost.
 const CALL_LIVES: Duration = Duration::from_secs(3);
-/// While the store is down, calls without an answer make room for probes after this long.
+/// Once the store was seen away, calls without an answer make room for others after this long.
 const CALL_LIVES_IN_OUTAGE: Duration = Duration::from_secs(1);
 /// How often time is told to the leases.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -31,18 +30,23 @@ impl Shared {
         }
         let due = inner.lease.wants_call(now, inner.waiting());
         let began = due.is_some_and(|purpose| self.begin_call(entry, inner, now, purpose));
-        if inner.somebody_waits() && self.health.is_open() {
+        if inner.somebody_waits() && !self.is_there(entry) {
             self.serve_without_store(inner, now);
         }
         if inner.somebody_waits() && !inner.lease.is_asking() && !inner.timer_armed {
             inner.timer_armed = true;
             let after = inner.lease.retry_at().since(now).max(Duration::from_millis(1));
-            self.control.spawn(self.clone().drive_later(entry.clone(), after));
+            self.guard.control().spawn(self.clone().drive_later(entry.clone(), after));
         }
         began
     }
 
-    /// Makes a call on the control runtime. `false`: the store is down and no probe is due.
+    /// Whether the part of the store that keeps this subject's ledger charges it.
+    pub(super) fn is_there(&self, entry: &Entry) -> bool {
+        self.guard.state(self.guard.store().part(&entry.subject)) == State::There
+    }
+
+    /// Makes a call on the control runtime. `false`: the store is not there and no probe is due.
     pub(super) fn begin_call(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
@@ -50,30 +54,32 @@ impl Shared {
         now: Mono,
         purpose: Purpose,
     ) -> bool {
-        let Some(permission) = self.health.permit(now, self.roll()) else { return false };
-        let call = inner.lease.start_call(now, purpose, inner.waiting(), permission == Permission::Probe);
+        let part = self.guard.store().part(&entry.subject);
+        let Some(leave) = self.guard.permit(part, Kind::Charge, now) else { return false };
+        let call = inner.lease.start_call(now, purpose, inner.waiting(), leave.is_probe());
         self.stats.calls.add(1);
         self.stats.returned.add(call.request.give_back.map_or(0, |(_, tokens)| tokens));
-        self.control.spawn(self.clone().carry_out(entry.clone(), call, now));
+        self.guard.control().spawn(self.clone().carry_out(entry.clone(), call, leave));
         true
     }
 
-    async fn carry_out(self: Arc<Self>, entry: Arc<Entry>, call: Call, sent: Mono) {
-        let answer = timeout(CALL_LIVES, self.watched(&entry, &call, sent)).await;
+    async fn carry_out(self: Arc<Self>, entry: Arc<Entry>, call: Call, leave: Leave) {
+        let lease = self.guard.store().lease(entry.subject.clone(), call.request);
+        let on_outage = || {
+            self.serve_without_store(&mut entry.lock(), self.clock.mono());
+            entry.answered.notify_waiters();
+        };
+        let answer = timeout(CALL_LIVES, self.guard.watch(leave, lease, CALL_LIVES_IN_OUTAGE, on_outage)).await;
         let now = self.clock.mono();
         let mut inner = entry.lock();
         match answer {
             Ok(Ok(reply)) => {
-                if self.health.answered(now, sent, self.config.timeout) {
-                    self.stats.breaker_open.set(0);
-                    tracing::info!("the store is back: quota is exact again");
-                }
                 self.stats.granted.add(reply.granted);
-                inner.lease.on_reply(now, call.id, &reply, self.roll());
+                inner.lease.on_reply(now, call.id, &reply, self.guard.roll());
             }
             Ok(Err(error)) => {
                 self.stats.failed_calls.add(1);
-                self.on_error(&mut inner, now, &call, &error);
+                on_error(&mut inner, now, &call, &error);
             }
             Err(_) => {
                 self.stats.failed_calls.add(1);
@@ -83,71 +89,6 @@ impl Shared {
         self.drive(&entry, &mut inner, now);
         drop(inner);
         entry.answered.notify_waiters();
-    }
-
-    fn on_error(&self, inner: &mut Inner, now: Mono, call: &Call, error: &StoreError) {
-        match error {
-            StoreError::Unavailable(_) | StoreError::Refused(_) => {
-                inner.lease.on_failure(now, call.id, Failure::NotDone);
-                self.open_breaker(now);
-            }
-            StoreError::Unknown(_) => {
-                inner.lease.on_failure(now, call.id, Failure::Unknown);
-                if self.health.lost_answer() {
-                    self.open_breaker(now);
-                }
-            }
-            // Only this subject is affected: the store itself is well.
-            StoreError::Conflict | StoreError::Corrupt(_) => {
-                inner.lease.on_failure(now, call.id, Failure::NotDone);
-                inner.serve_without_store(now, None);
-            }
-        }
-    }
-
-    /// The call itself; while it is out, silence is measured and, after `store.timeout` of it, is an outage for those who wait.
-    async fn watched(self: &Arc<Self>, entry: &Arc<Entry>, call: &Call, sent: Mono) -> Result<LeaseReply, StoreError> {
-        let mut answer = self.store.lease(entry.subject.clone(), call.request);
-        let tick = (self.config.timeout / 10).max(Duration::from_millis(1));
-        let (mut silence, mut looked_at) = (Duration::ZERO, sent);
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return answer,
-                () = sleep(tick) => {}
-            }
-            let now = self.clock.mono();
-            if self.health.heard_at() > looked_at {
-                silence = now.since(self.health.heard_at());
-            } else {
-                // If this process itself did not run for a while, it could not have heard anything either.
-                silence += now.since(looked_at).min(tick * 2);
-            }
-            looked_at = now;
-            if now.since(sent) >= CALL_LIVES_IN_OUTAGE && self.health.is_open() {
-                return Err(StoreError::Unknown("given up to make room for a probe".to_owned()));
-            }
-            if silence >= self.config.timeout {
-                self.open_breaker(now);
-                self.serve_without_store(&mut entry.lock(), now);
-            } else if silence >= tick && self.health.begin_ping() {
-                self.control.spawn(self.clone().ping());
-            }
-        }
-    }
-
-    async fn ping(self: Arc<Self>) {
-        if let Ok(Ok(())) = timeout(CALL_LIVES, self.store.ping(Part(0))).await {
-            self.health.hear(self.clock.mono());
-        }
-        self.health.end_ping();
-    }
-
-    fn open_breaker(&self, now: Mono) {
-        if self.health.open(now, self.roll()) {
-            self.stats.breaker_open.set(1);
-            tracing::warn!(policy = ?self.config.outage, "the store is down: quota follows store.outage.quota");
-        }
     }
 
     fn serve_without_store(&self, inner: &mut Inner, now: Mono) {
@@ -187,6 +128,20 @@ impl Shared {
             }
         }
         self.stats.subjects.set(subjects);
+    }
+}
+
+fn on_error(inner: &mut Inner, now: Mono, call: &Call, error: &StoreError) {
+    match error {
+        StoreError::Unavailable(_) | StoreError::Refused(_) => {
+            inner.lease.on_failure(now, call.id, Failure::NotDone);
+        }
+        StoreError::Unknown(_) => inner.lease.on_failure(now, call.id, Failure::Unknown),
+        // Only this subject is affected: the store itself is well.
+        StoreError::Conflict | StoreError::Corrupt(_) => {
+            inner.lease.on_failure(now, call.id, Failure::NotDone);
+            inner.serve_without_store(now, None);
+        }
     }
 }
 

@@ -5,25 +5,22 @@
 //! * A request that finds a token pays one uncontended lock and awaits nothing.
 //! * A request that finds none waits for the one call that is out, first come first served, 250 ms at most. The call itself
 //!   is a task on the control runtime and outlives the request: a slow answer still deposits its tokens.
-//! * When the store is down (see `health`) nobody waits: `store.outage.quota` decides at once.
+//! * While the store is not there (see [`store::health`](crate::store::health)) nobody waits: `store.outage.quota` decides at once.
 //!
 //! A permit is evidence: only [`Limiter::admit`] makes one. This room must not know HTTP, routes or scopes.
 
 mod calls;
 mod entry;
-mod health;
 mod stats;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -35,26 +32,17 @@ use crate::policy::key::QuotaLimits;
 use crate::policy::lease::{Decision, Outage, Purpose};
 use crate::policy::quota::{QuotaState, Subject};
 use crate::policy::rejection::Rejection;
-use crate::store::{Change, Store};
+use crate::store::Change;
+use crate::store::health::Guard;
 
 pub use stats::{Counter, LimiterStats};
 
 use entry::{Entry, Inner, Outcome};
-use health::Health;
 
 /// A request waits this long for a call; then it is told to come back.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Independent locks for the map of subjects.
 const SHARDS: usize = 64;
-
-/// What the limiter needs to know of the configuration.
-#[derive(Debug, Clone)]
-pub struct LimiterConfig {
-    /// `store.timeout`
-    pub timeout: Duration,
-    /// `store.outage.quota`
-    pub outage: OutageQuota,
-}
 
 /// Leave to forward a request: its quota is charged. Made by [`Limiter::admit`] and nothing else.
 #[derive(Debug)]
@@ -100,37 +88,31 @@ pub struct Limiter {
 type Shard = Mutex<HashMap<Subject, Arc<Entry>>>;
 
 struct Shared {
-    store: Arc<dyn Store>,
+    guard: Arc<Guard>,
     clock: Arc<dyn Clock>,
-    config: LimiterConfig,
-    control: Handle,
+    outage_quota: OutageQuota,
     shards: Box<[Shard]>,
     live_replicas: AtomicU32,
     recalls_are_heard: AtomicBool,
     stopped: AtomicBool,
-    health: Health,
-    dice: AtomicU64,
     stats: LimiterStats,
 }
 
 impl Limiter {
-    /// A limiter whose calls run on `control`. A housekeeping task lives there as long as the limiter does.
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, config: LimiterConfig, control: Handle) -> Self {
+    /// A limiter over the store behind `guard`; `outage_quota` is `store.outage.quota`. A housekeeping task lives on the guard's control
+    /// runtime as long as the limiter does.
+    pub fn new(guard: Arc<Guard>, outage_quota: OutageQuota) -> Self {
         let shared = Arc::new(Shared {
-            store,
-            clock,
-            config,
-            control,
+            clock: guard.clock().clone(),
+            guard,
+            outage_quota,
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            // The only randomness the standard library offers; it places probes and early leases.
-            dice: AtomicU64::new(RandomState::new().hash_one("dice")),
             live_replicas: AtomicU32::new(1),
             recalls_are_heard: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
-            health: Health::default(),
             stats: LimiterStats::default(),
         });
-        shared.control.spawn(calls::keep_house(Arc::downgrade(&shared)));
+        shared.guard.control().spawn(calls::keep_house(Arc::downgrade(&shared)));
         Self { shared }
     }
 
@@ -176,7 +158,8 @@ impl Limiter {
                 if let Some(state) = inner.lease.peek(now, limits) {
                     return Ok(state);
                 }
-                if !inner.lease.is_asking() && !shared.begin_call(&entry, &mut inner, now, Purpose::Settle) {
+                let asked = inner.lease.is_asking() || shared.begin_call(&entry, &mut inner, now, Purpose::Settle);
+                if !asked || !shared.is_there(&entry) {
                     return Err(LimitError::StoreUnavailable);
                 }
             }
@@ -241,6 +224,27 @@ impl Limiter {
         }
     }
 
+    /// How many requests may at most be admitted in the current minute without a grant, now that the store is not there. Grows as
+    /// more subjects ask; 0 while the store is there.
+    pub async fn outage_bound(&self) -> f64 {
+        let shared = &self.shared;
+        match shared.outage_quota {
+            OutageQuota::Reject => return 0.0,
+            _ if shared.guard.is_well() => return 0.0,
+            OutageQuota::Allow => return f64::INFINITY,
+            OutageQuota::LocalShare => {}
+        }
+        let mut bound = 0;
+        for shard in &shared.shards {
+            // There may be very many subjects; the other tasks of this runtime are in more of a hurry.
+            tokio::task::yield_now().await;
+            let entries: Vec<Arc<Entry>> = lock(shard).values().cloned().collect();
+            let alone = entries.iter().filter(|entry| !shared.is_there(entry));
+            bound += alone.map(|entry| u64::from(entry.lock().lease.local_bound(shared.clock.mono()))).sum::<u64>();
+        }
+        bound as f64
+    }
+
     /// What happened so far.
     pub fn stats(&self) -> &LimiterStats {
         &self.shared.stats
@@ -298,22 +302,13 @@ impl Shared {
 
     /// How to decide without the store; `None`: not at all.
     fn outage(&self) -> Option<Outage> {
-        let unlimited = match self.config.outage {
+        let unlimited = match self.outage_quota {
             OutageQuota::Reject => return None,
             OutageQuota::LocalShare => false,
             OutageQuota::Allow => true,
         };
         let wall_micros = u64::try_from(self.clock.wall().unix_millis()).unwrap_or(0) * 1_000;
         Some(Outage { unlimited, replicas: self.live_replicas.load(Ordering::Relaxed), wall_micros })
-    }
-
-    /// Any number; not for secrets.
-    fn roll(&self) -> u64 {
-        // splitmix64
-        let mut z = self.dice.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
     }
 }
 

@@ -44,8 +44,6 @@ pub struct LimiterStats {
     pub outage_admissions: Counter,
     /// Requests that got neither yes nor no.
     pub unavailable: Counter,
-    /// 1 while the store counts as down.
-    pub breaker_open: Counter,
     /// Subjects in memory.
     pub subjects: Counter,
 }

@@ -1,7 +1,7 @@
 //! A store that fails on command, for tests of whoever stands above it.
 //!
-//! Wraps any store. Each method can be made to fail, to lose its reply or to wait; every call is counted; the feed can be cut. What
-//! it does is decided when the future is first polled.
+//! Wraps any store. Each method can be made to fail, to lose its reply or to wait; every call is counted; the feed can be cut; a store
+//! that is one piece can be taken for several parts. What it does is decided when the future is first polled.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,6 +24,8 @@ use super::{
 pub enum Fault {
     /// Nothing is done: [`StoreError::Unavailable`].
     Unavailable,
+    /// Nothing is done: [`StoreError::Refused`].
+    Refused,
     /// Nothing is done, but the caller cannot know: [`StoreError::Unknown`].
     LoseRequest,
     /// It is done, but the caller cannot know: [`StoreError::Unknown`].
@@ -42,6 +44,7 @@ pub struct FaultyStore {
     control: Mutex<Control>,
     released: watch::Sender<u64>,
     feeds: Arc<Mutex<Feeds>>,
+    split: Option<fn(&Subject) -> Part>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +52,7 @@ struct Control {
     /// Of one method, with the number of calls it still applies to.
     faults: HashMap<Method, (Fault, u64)>,
     everywhere: Option<Fault>,
+    parts: HashMap<usize, Fault>,
     calls: HashMap<Method, u64>,
 }
 
@@ -71,8 +75,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl FaultyStore {
     /// A store that behaves, until told otherwise.
     pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self::over(inner, None))
+    }
+
+    /// The same, with the ledgers spread over parts that can fail on their own.
+    pub fn in_parts(inner: Arc<dyn Store>, split: fn(&Subject) -> Part) -> Arc<Self> {
+        Arc::new(Self::over(inner, Some(split)))
+    }
+
+    fn over(inner: Arc<dyn Store>, split: Option<fn(&Subject) -> Part>) -> Self {
         let (released, _) = watch::channel(0);
-        Arc::new(Self { inner, control: Mutex::default(), released, feeds: Arc::default() })
+        Self { inner, control: Mutex::default(), released, feeds: Arc::default(), split }
     }
 
     /// From now on every call of `method` goes wrong.
@@ -90,11 +103,17 @@ impl FaultyStore {
         lock(&self.control).everywhere = Some(fault);
     }
 
+    /// From now on every call to this part goes wrong that has no fault of its own.
+    pub fn inject_into(&self, part: Part, fault: Fault) {
+        lock(&self.control).parts.insert(part.0, fault);
+    }
+
     /// Everything works again. Calls that are held or delayed go on as they were.
     pub fn heal(&self) {
         let mut control = lock(&self.control);
         control.faults.clear();
         control.everywhere = None;
+        control.parts.clear();
     }
 
     /// Lets all calls go on that are held now.
@@ -126,7 +145,7 @@ impl FaultyStore {
         lock(&self.feeds).send(item);
     }
 
-    fn begin(&self, method: Method) -> Option<Fault> {
+    fn begin(&self, method: Method, part: Part) -> Option<Fault> {
         let mut control = lock(&self.control);
         *control.calls.entry(method).or_default() += 1;
         match control.faults.get_mut(&method) {
@@ -134,20 +153,22 @@ impl FaultyStore {
                 *times -= 1;
                 Some(fault.clone())
             }
-            _ => control.everywhere.clone(),
+            _ => control.parts.get(&part.0).or(control.everywhere.as_ref()).cloned(),
         }
     }
 
     fn pass<'a, T: Send + 'a>(
         &'a self,
         method: Method,
+        part: Part,
         call: impl FnOnce(&'a dyn Store) -> StoreFuture<'a, T> + Send + 'a,
     ) -> StoreFuture<'a, T> {
         Box::pin(async move {
-            let fault = self.begin(method);
+            let fault = self.begin(method, part);
             let lost = || StoreError::Unknown(format!("injected into {method:?}"));
             match &fault {
                 Some(Fault::Unavailable) => return Err(StoreError::Unavailable(format!("injected into {method:?}"))),
+                Some(Fault::Refused) => return Err(StoreError::Refused(format!("injected into {method:?}"))),
                 Some(Fault::LoseRequest) => return Err(lost()),
                 Some(Fault::DelayRequest(delay)) => tokio::time::sleep(*delay).await,
                 Some(Fault::Hold) => {
@@ -181,19 +202,28 @@ macro_rules! faulty_methods {
         /// A method of [`Store`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[allow(missing_docs, reason = "each is named like its method")]
-        pub enum Method { $($variant),* }
+        pub enum Method { Lease, Ping, $($variant),* }
 
         impl Store for FaultyStore {
             $(fn $method(&self, $($argument: $kind),*) -> StoreFuture<'_, $answer> {
-                self.pass(Method::$variant, move |inner| inner.$method($($argument),*))
+                self.pass(Method::$variant, Part(0), move |inner| inner.$method($($argument),*))
             })*
 
             fn feed_silence(&self) -> Duration {
                 self.inner.feed_silence()
             }
 
+            fn lease(&self, subject: Subject, request: LeaseRequest) -> StoreFuture<'_, LeaseReply> {
+                let part = self.part(&subject);
+                self.pass(Method::Lease, part, move |inner| inner.lease(subject, request))
+            }
+
+            fn ping(&self, part: Part) -> StoreFuture<'_, ()> {
+                self.pass(Method::Ping, part, move |inner| inner.ping(part))
+            }
+
             fn part(&self, subject: &Subject) -> Part {
-                self.inner.part(subject)
+                self.split.map_or_else(|| self.inner.part(subject), |split| split(subject))
             }
 
             /// Needs a tokio runtime around it: a task passes the inner feed on.
@@ -227,7 +257,6 @@ faulty_methods! {
     Account account(id: AccountId) -> Option<(Account, Version)>;
     Accounts accounts() -> Vec<Account>;
     ReplaceAccount replace_account(account: Account, expected: Option<Version>) -> Revision;
-    Lease lease(subject: Subject, request: LeaseRequest) -> LeaseReply;
     Register register(id: ReplicaId, name: String) -> Revision;
     Heartbeat heartbeat(id: ReplicaId) -> bool;
     Acknowledge acknowledge(id: ReplicaId, revision: Revision) -> ();
@@ -240,7 +269,6 @@ faulty_methods! {
     IdempotencyFinish idempotency_finish(name: [u8; 32], answer: Option<Vec<u8>>) -> ();
     Sweep sweep(retention: Duration) -> ();
     Findings findings() -> Vec<Finding>;
-    Ping ping(part: Part) -> ();
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub(crate) mod contract;
 mod event;
 #[doc(hidden)]
 pub mod faulty;
+pub mod health;
 #[doc(hidden)]
 pub mod memory;
 mod record;

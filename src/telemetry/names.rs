@@ -41,7 +41,19 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_lease_recalls_total", Kind::Counter, "Recalls obeyed."),
     ("gateway_lease_refusals_total", Kind::Counter, "Requests over the quota, refused without asking the store."),
     ("gateway_outage_admissions_total", Kind::Counter, "Requests admitted under store.outage.quota without a grant."),
-    ("gateway_store_outage", Kind::Gauge, "1 while the store cannot be asked."),
+    (
+        "gateway_outage_admission_bound",
+        Kind::Gauge,
+        "Requests that this process may at most admit without a grant in the current minute; 0 while the store is there.",
+    ),
+    ("gateway_store_outage", Kind::Gauge, "1 while the store, or a part of it, cannot be asked."),
+    ("gateway_store_breaker_opened_total", Kind::Counter, "How often a part of the store was found not to be there."),
+    ("gateway_store_probes_total", Kind::Counter, "Calls made to find out whether a part of the store is back."),
+    (
+        "gateway_store_findings",
+        Kind::Gauge,
+        "1 for each check of the store's settings that found trouble at the start (see the log); asked: whether they could be looked at.",
+    ),
     ("gateway_change_feed_up", Kind::Gauge, "1 while changes of other processes arrive."),
     ("gateway_replicas", Kind::Gauge, "Live gateways on the same store."),
     ("gateway_usage_flushes_total", Kind::Counter, "Usage batches written, by outcome."),
@@ -95,8 +107,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Quota leases.
     pub leases: LeaseMetrics,
-    /// 1 while the store cannot be asked.
-    pub store_outage: Gauge,
+    /// The store, as this process meets it.
+    pub store: StoreMetrics,
     /// 1 while the change feed runs.
     pub change_feed_up: Gauge,
     /// Live gateways.
@@ -164,6 +176,18 @@ pub struct LeaseMetrics {
     pub outage: Counter,
 }
 
+/// Handles of the store; whoever knows counts, telemetry copies at scrape time.
+pub struct StoreMetrics {
+    /// 1 while it cannot be asked.
+    pub outage: Gauge,
+    /// What `store.outage.quota` may admit.
+    pub admission_bound: Gauge,
+    /// Breakers opened.
+    pub opened: Counter,
+    /// Probes.
+    pub probes: Counter,
+}
+
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
@@ -219,7 +243,12 @@ impl Metrics {
                 refused: counter(r, "gateway_lease_refusals_total", &[]),
                 outage: counter(r, "gateway_outage_admissions_total", &[]),
             },
-            store_outage: gauge(r, "gateway_store_outage", &[]),
+            store: StoreMetrics {
+                outage: gauge(r, "gateway_store_outage", &[]),
+                admission_bound: gauge(r, "gateway_outage_admission_bound", &[]),
+                opened: counter(r, "gateway_store_breaker_opened_total", &[]),
+                probes: counter(r, "gateway_store_probes_total", &[]),
+            },
             change_feed_up: gauge(r, "gateway_change_feed_up", &[]),
             replicas: gauge(r, "gateway_replicas", &[]),
             usage_flushes: counter(r, "gateway_usage_flushes_total", &[("outcome", "written")]),
@@ -264,6 +293,11 @@ impl Metrics {
         by_code(&metrics.errors, code, || {
             counter(&self.recorder, "gateway_upstream_errors_total", &[("upstream", &metrics.name), ("code", code)])
         });
+    }
+
+    /// Notes what a check of the store's settings has found.
+    pub fn store_finding(&self, check: &str, trouble: bool) {
+        gauge(&self.recorder, "gateway_store_findings", &[("check", check)]).set(f64::from(u8::from(trouble)));
     }
 
     /// Renders and drains; call [`PrometheusHandle::run_upkeep`] on it every few seconds.
@@ -330,6 +364,7 @@ mod tests {
         metrics.upstreams[0].duration.record(0.1);
         metrics.upstreams[0].connects.increment(1);
         metrics.duration.record(0.1);
+        metrics.store_finding("eviction", true);
         let text = metrics.handle().render();
         for (name, _, _) in ALL {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in\n{text}");

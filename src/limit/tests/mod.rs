@@ -1,5 +1,6 @@
 //! The limiter over a store of ledgers: exactness, fairness, slowness, outage, and what it costs.
 
+mod outage;
 mod sqlite;
 mod store;
 
@@ -7,18 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::policy::key::Environment;
+use crate::store::Part;
+use crate::store::health::State;
 use store::{LedgerStore, Mood};
 
 const FREE: QuotaLimits = QuotaLimits { requests_per_minute: 60, requests_per_day: 1_000 };
 const LARGE: QuotaLimits = QuotaLimits { requests_per_minute: 1_000_000, requests_per_day: 100_000_000 };
 
+/// `store.timeout`
+const TIMEOUT: Duration = Duration::from_millis(50);
+
 fn limiter_with(store: &Arc<LedgerStore>, outage: OutageQuota) -> Arc<Limiter> {
-    let config = LimiterConfig { timeout: Duration::from_millis(50), outage };
-    let limiter = Arc::new(Limiter::new(store.clone(), store.clock.clone(), config, Handle::current()));
+    let guard = Guard::new(store.clone(), store.clock.clone(), TIMEOUT, Handle::current());
+    let limiter = Arc::new(Limiter::new(guard, outage));
     store.tell_recalls_to(&limiter);
     limiter
 }
@@ -109,10 +116,10 @@ async fn a_slow_answer_is_no_outage_and_still_deposits_its_tokens() {
     let limiter = limiter_with(&store, OutageQuota::Allow);
     store.set(Mood::Slow(Duration::from_millis(400)));
     assert_eq!(limiter.charge(&subject("a"), 1, FREE).await, Err(LimitError::StoreUnavailable));
-    assert_eq!(limiter.stats().breaker_open.get(), 0, "pings are answered: it is slow, not gone");
+    assert!(limiter.shared.guard.is_well(), "pings are answered: it is slow, not gone");
     let entry = limiter.shared.entry(&subject("a"), Mono(0), FREE);
     let answered = entry.answered.notified();
-    store.set(Mood::Silent);
+    store.set(Mood::Slow(Duration::from_secs(60)));
     answered.await;
     assert!(limiter.charge(&subject("a"), 1, FREE).await.is_ok(), "on the token of the late answer");
     assert_eq!(limiter.stats().outage_admissions.get(), 0);
@@ -129,7 +136,7 @@ async fn a_silent_store_is_waited_for_once_then_the_local_share_rules_and_is_pai
     assert!(limiter.charge(&subject("a"), 1, FREE).await.is_ok());
     let waited = started.elapsed();
     assert!(waited >= Duration::from_millis(45) && waited < PATIENCE, "{waited:?}");
-    assert_eq!(limiter.stats().breaker_open.get(), 1);
+    assert_eq!(limiter.shared.guard.state(Part(0)), State::Away);
 
     let rest = burst(std::slice::from_ref(&limiter), &subject("a"), 100, 1, FREE).await;
     assert_eq!(admitted(&rest), 59 / 3 - 1, "a third of what was left");
@@ -138,7 +145,7 @@ async fn a_silent_store_is_waited_for_once_then_the_local_share_rules_and_is_pai
     store.set(Mood::Well);
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if limiter.stats().breaker_open.get() == 0 && store.outstanding(&subject("a")) >= 20 {
+        if limiter.shared.guard.is_well() && store.outstanding(&subject("a")) >= 20 {
             break;
         }
     }
@@ -158,7 +165,7 @@ async fn a_full_disk_lets_known_subjects_go_on_and_is_noticed_at_once_when_it_en
     assert!(calls <= 2, "{calls} calls: no hammering");
     store.set(Mood::Well);
     let started = Instant::now();
-    while limiter.stats().breaker_open.get() == 1 {
+    while !limiter.shared.guard.is_well() {
         assert!(started.elapsed() < Duration::from_secs(2));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -2,21 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::store::BASE;
 use super::*;
 use crate::clock::SystemClock;
-use crate::store::FeedItem;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{FeedItem, Store};
 
 /// A gateway process as far as quota goes. Its clock begins one second into a minute of the store.
 fn process(file: &Path, clock: &Arc<dyn Clock>) -> Arc<Limiter> {
     let mono = clock.clone();
     let store = SqliteStore::open_with_clock(file, Arc::new(move || BASE + mono.mono().0)).unwrap();
     let mut feed = store.subscribe();
-    let config = LimiterConfig { timeout: Duration::from_millis(50), outage: OutageQuota::LocalShare };
-    let limiter = Arc::new(Limiter::new(store, clock.clone(), config, Handle::current()));
+    let guard = Guard::new(store, clock.clone(), TIMEOUT, Handle::current());
+    let limiter = Arc::new(Limiter::new(guard, OutageQuota::LocalShare));
     let told = Arc::downgrade(&limiter);
     tokio::spawn(async move {
         while let Some(item) = feed.recv().await {

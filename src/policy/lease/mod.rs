@@ -42,7 +42,7 @@ pub(crate) use windows::quota_state;
 
 use call::{Outstanding, Rule};
 use demand::Demand;
-use outage::LocalShare;
+use outage::{Alone, LocalShare};
 use windows::{ByMinute, Known, Shown, StoreClock, day_of};
 
 /// After a recall only single tokens are asked for, for this long.
@@ -122,6 +122,7 @@ pub struct SubjectLease {
     return_due: Option<Mono>,
     debts: ByMinute,
     local: Option<LocalShare>,
+    alone: Alone,
     seen: [Seen; 2],
     /// The last minute in which this replica has counted itself active.
     counted: Option<Minute>,
@@ -157,6 +158,7 @@ impl SubjectLease {
             return_due: None,
             debts: ByMinute::default(),
             local: None,
+            alone: Alone::default(),
             seen: [Seen::default(); 2],
             counted: None,
             call: None,

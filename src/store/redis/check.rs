@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
-use tokio::time::timeout;
 
 use super::RedisStore;
 use super::node::Node;
@@ -48,8 +47,7 @@ impl RedisStore {
                     )));
                 }
                 // Who subscribes now must not hear that the feed is only beginning. One that cannot begin says so by itself.
-                let mut whole = self.hub.whole();
-                drop(timeout(LISTEN, whole.wait_for(|whole| *whole)).await);
+                self.hub.begin(LISTEN).await;
                 Ok(())
             })
             .await

@@ -53,12 +53,14 @@ struct State {
     masters: HashSet<Address>,
     told: Revision,
     lost: bool,
+    /// Nobody was told anything yet, or trusted it.
+    beginning: bool,
 }
 
 impl Hub {
     /// Begins to listen. Needs the runtime on which the connections shall live.
     pub(super) fn start(config: &Arc<RedisConfig>, names: &Names, topology: &Arc<Topology>) -> Arc<Self> {
-        let state = State { lost: true, ..State::default() };
+        let state = State { lost: true, beginning: true, ..State::default() };
         let hub = Arc::new(Self { names: names.clone(), state: Mutex::new(state), whole: watch::Sender::new(false) });
         tokio::spawn(follow_masters(Arc::downgrade(&hub), config.clone(), Arc::downgrade(topology)));
         hub
@@ -67,7 +69,7 @@ impl Hub {
     pub(super) fn subscribe(&self) -> ChangeFeed {
         let (sender, receiver) = unbounded_channel();
         let mut state = self.state();
-        if state.lost {
+        if state.lost && !state.beginning {
             // The receiver is in hand.
             let _ = sender.send(FeedItem::Lost);
         }
@@ -75,9 +77,14 @@ impl Hub {
         receiver
     }
 
-    /// Rings true once nothing is missed.
-    pub(super) fn whole(&self) -> watch::Receiver<bool> {
-        self.whole.subscribe()
+    /// Waits a moment for all masters to be listened to. Whoever subscribes afterwards is told when they are not.
+    pub(super) async fn begin(&self, patience: Duration) {
+        let mut whole = self.whole.subscribe();
+        drop(timeout(patience, whole.wait_for(|whole| *whole)).await);
+        let mut state = self.state();
+        if std::mem::take(&mut state.beginning) && state.lost {
+            state.send(&FeedItem::Lost);
+        }
     }
 
     /// Masters that do not let names be tracked.
@@ -128,7 +135,9 @@ impl Hub {
         if state.lost && state.masters.iter().all(|master| state.armed.contains(master)) {
             state.lost = false;
             let told = state.told;
-            state.send(&FeedItem::Restored(told));
+            if !std::mem::take(&mut state.beginning) {
+                state.send(&FeedItem::Restored(told));
+            }
             self.whole.send_replace(true);
         }
     }

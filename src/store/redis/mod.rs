@@ -51,6 +51,9 @@ mod sweep;
 mod topology;
 mod usage;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,1 @@
+//! Joining a store that is not there yet.

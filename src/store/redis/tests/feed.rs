@@ -1,0 +1,111 @@
+//! The change feed when its connection breaks, when tracking is refused, and when the server forgets everything.
+
+use std::time::Duration;
+
+use super::support::{FaultProxy, RedisServer};
+use super::{Password, Servers, at, config, local, open};
+use crate::policy::key::Account;
+use crate::store::contract::{account_id, changes, create, key_id, subject};
+use crate::store::{Change, ChangeFeed, FeedItem, Store};
+
+/// The next item that says more than "nothing happened".
+async fn news(feed: &mut ChangeFeed) -> FeedItem {
+    let next = async {
+        loop {
+            match feed.recv().await.expect("the feed is open") {
+                FeedItem::Changes(_, changes) if changes.is_empty() => {}
+                item => return item,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), next).await.expect("news within ten seconds")
+}
+
+#[tokio::test]
+async fn a_broken_link_is_told_and_nothing_is_trusted_before_tracking_is_on_again() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::to(server.port());
+    let far = config(Servers::Standalone(local(proxy.port())));
+    let near = super::RedisConfig { servers: Servers::Standalone(local(server.port())), ..far.clone() };
+    let (far, near) = (open(far).await, open(near).await);
+    let mut feed = far.subscribe();
+    create(&*near, "k1", "a1").await;
+    changes(&mut feed, 2).await;
+
+    proxy.down();
+    proxy.reset();
+    assert_eq!(news(&mut feed).await, FeedItem::Lost);
+    let missed = near.replace_account(Account::unset(account_id("a1")), None).await.unwrap();
+    proxy.up();
+    // What was missed is covered: whoever is restored to this revision drops what it had.
+    assert_eq!(news(&mut feed).await, FeedItem::Restored(missed));
+    let next = near.replace_account(Account::unset(account_id("a2")), None).await.unwrap();
+    assert_eq!(news(&mut feed).await, FeedItem::Changes(next, vec![Change::Account(account_id("a2"))]));
+}
+
+#[tokio::test]
+async fn a_link_that_is_silent_is_given_up_within_two_seconds() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::to(server.port());
+    let store = open(config(Servers::Standalone(local(proxy.port())))).await;
+    let mut feed = store.subscribe();
+    proxy.stall();
+    assert_eq!(news(&mut feed).await, FeedItem::Lost);
+    proxy.resume();
+    assert!(matches!(news(&mut feed).await, FeedItem::Restored(_)));
+}
+
+#[tokio::test]
+async fn whoever_may_not_track_hears_the_same_over_the_channel() {
+    let server = RedisServer::start();
+    server.create_user("plain", "secret", &["~*", "&*", "+@all", "-client|tracking"]);
+    let mut plain = at(&server);
+    (plain.username, plain.password) = (Some("plain".to_owned()), Some(Password::Text("secret".to_owned())));
+    let (plain, full) =
+        (open(plain.clone()).await, open(super::RedisConfig { username: None, password: None, ..plain }).await);
+    let findings = plain.findings().await.unwrap();
+    let trouble = |check: &str| findings.iter().find(|finding| finding.check == check).unwrap().trouble.clone();
+    assert!(trouble("tracking").unwrap().contains("CLIENT TRACKING"), "{findings:?}");
+    assert!(
+        full.findings().await.unwrap().iter().all(|finding| finding.check != "tracking" || finding.trouble.is_none())
+    );
+
+    let mut feed = plain.subscribe();
+    let created = create(&*full, "k1", "a1").await;
+    let (revision, told) = changes(&mut feed, 2).await;
+    assert!(revision == created && told.contains(&Change::Key(key_id("k1"))), "{told:?}");
+    let minute = loop {
+        let reply = full.lease(subject("a1"), crate::store::contract::ask(5, 1_000_000, 60)).await.unwrap();
+        if reply.recall {
+            break reply.minute;
+        }
+    };
+    assert_eq!(changes(&mut feed, 1).await.1, [Change::Recall(subject("a1"), minute)]);
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_everything_makes_everybody_forget() {
+    let server = RedisServer::start();
+    let store = open(at(&server)).await;
+    let before = create(&*store, "k1", "a1").await;
+    let mut feed = store.subscribe();
+    server.cli(&["FLUSHALL"]);
+    assert_eq!(news(&mut feed).await, FeedItem::Lost);
+    assert!(matches!(news(&mut feed).await, FeedItem::Restored(_)));
+    let after = create(&*store, "k2", "a1").await;
+    assert!(after > before, "a revision fell back: {after:?} after {before:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_another_program_writes_is_obeyed_without_telling_anybody() {
+    let server = RedisServer::shared();
+    let store = open(at(&server)).await;
+    create(&*store, "k1", "a1").await;
+    let mut feed = store.subscribe();
+    let record = server.cli(&["HGET", &format!("{}key:k1", store.names.registry()), "record"]);
+    let disabled = record.replace("\"disabled\":false", "\"disabled\":true");
+    assert_ne!(record, disabled);
+    server.cli(&["HSET", &format!("{}key:k1", store.names.registry()), "record", &disabled]);
+    assert_eq!(changes(&mut feed, 1).await.1, [Change::Key(key_id("k1"))]);
+    assert!(store.key(key_id("k1")).await.unwrap().unwrap().record.disabled);
+}

@@ -26,6 +26,7 @@ mod resources;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
+mod store_busy;
 mod store_full;
 mod support;
 mod usage;

@@ -52,6 +52,7 @@ fn a_full_disk_stops_no_known_key_and_makes_none_that_is_not_stored() {
     let key = stand.key().scope("*").scope("api-keys:*").create();
     let request = stand.get("/echo/x").bearer(&key);
     request.send().expect_status(200);
+    let unseen: Vec<_> = (0..3).map(|_| stand.key().create()).collect();
     disk.fill();
 
     let body = json!({"name": "not stored", "scopes": ["models:read"]});
@@ -75,7 +76,18 @@ fn a_full_disk_stops_no_known_key_and_makes_none_that_is_not_stored() {
     }
     create.send().expect_refusal(503, "store_unavailable");
     stand.gateway.admin("/livez").expect_status(200);
-    stand.gateway.admin("/readyz").expect_status(200);
+    eventually("operators are told", Duration::from_secs(2), || {
+        stand.gateway.admin("/readyz").expect_status(200).text().contains("degraded")
+            && stand.gateway.metric("gateway_store_outage", "") == Some(1.0)
+            && stand.gateway.metric("gateway_store_breaker_opened_total", "") >= Some(1.0)
+    });
+    // What cannot be written can be read: keys that this gateway has not met are looked up.
+    eventually("what they may be admitted is told", Duration::from_secs(5), || {
+        for key in &unseen {
+            stand.get("/echo/x").bearer(key).send().expect_status(200);
+        }
+        stand.gateway.metric("gateway_outage_admission_bound", "") >= Some(3.0)
+    });
     let refused = stand.cli(&["keys", "create", "--name", "not stored", "--account", "a", "--scope", "a:b", "--json"]);
     assert!(refused.code == Some(1) && refused.stdout.is_empty(), "{refused:?}");
 
@@ -90,6 +102,8 @@ fn a_full_disk_stops_no_known_key_and_makes_none_that_is_not_stored() {
     request.send().expect_status(200);
     eventually("no longer degraded", Duration::from_secs(5), || {
         stand.gateway.admin("/readyz").text().trim() == "ready"
+            && stand.gateway.metric("gateway_store_outage", "") == Some(0.0)
+            && stand.gateway.metric("gateway_outage_admission_bound", "") == Some(0.0)
     });
 
     // Exactly the keys whose creation was answered 201 exist.

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::{self, Admin};
 use crate::auth::Authenticator;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::model::{Config, StoreUrl};
 use crate::gateway::Shared;
 use crate::limit::{Limiter, LimiterConfig};
@@ -26,7 +26,8 @@ use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
-use crate::usage::Usage;
+use crate::usage::journal::{Journal, JournalError};
+use crate::usage::{JOURNAL_PERIOD, Usage};
 
 /// How often a gateway tells the store that it lives (contract 6).
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -53,6 +54,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The usage journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Threads or runtimes.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -92,6 +96,8 @@ impl App {
             .thread_name("control")
             .build()?;
         let store = open_store(&config)?;
+        let clock = SystemClock::shared();
+        let journal = config.usage.journal.as_ref().map(|path| Journal::open(path, clock.clone())).transpose()?;
         let listeners = Listeners::bind(config.listen.public, config.workers)?;
         let admin_listener = control
             .block_on(admin::bind(config.listen.admin))
@@ -105,7 +111,8 @@ impl App {
         let feed = store.subscribe();
         control.block_on(store.register(replica.clone(), name.clone()))?;
 
-        let shared = share(config, &store, &replica, log, &control);
+        let usage = |metrics: &Arc<Metrics>| Usage::new(store.clone(), metrics.clone(), replica.clone(), journal);
+        let shared = share(config, &store, clock, log, &control, usage);
         let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone()));
         let drain = Drain::new();
         let mut tasks = background(&shared, &store, &replica, name, &admin, feed, &control);
@@ -141,7 +148,7 @@ impl App {
             match timeout(GOODBYE, goodbye).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "no goodbye"),
-                Err(_elapsed) => tracing::error!("the store did not take the last usage in time; some of it is lost"),
+                Err(_elapsed) => tell_left(&shared.usage).await,
             }
         });
         tasks.iter().for_each(JoinHandle::abort);
@@ -154,15 +161,25 @@ impl App {
     }
 }
 
+/// The store did not take the last usage in time.
+async fn tell_left(usage: &Usage) {
+    match usage.write_down().await {
+        Ok(()) if usage.is_kept().await => {
+            tracing::warn!("the store did not take the last usage in time; the next start sends it from the journal");
+        }
+        _ => tracing::error!("the store did not take the last usage in time; some of it is lost"),
+    }
+}
+
 fn share(
     config: Config,
     store: &Arc<dyn Store>,
-    replica: &ReplicaId,
+    clock: Arc<dyn Clock>,
     log: AccessLog,
     control: &Runtime,
+    usage: impl FnOnce(&Arc<Metrics>) -> Usage,
 ) -> Arc<Shared> {
     let config = Arc::new(config);
-    let clock = SystemClock::shared();
     let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
     let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let metrics = Arc::new(Metrics::new(templates, &names));
@@ -172,7 +189,7 @@ fn share(
         LimiterConfig { timeout: config.store.timeout, outage: config.store.outage_quota },
         control.handle().clone(),
     ));
-    let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone()));
+    let usage = Arc::new(usage(&metrics));
     Arc::new(Shared {
         auth: Authenticator::new(store.clone(), config.clone(), clock.clone(), metrics.clone()),
         management: Management::new(store.clone(), config.clone(), clock.clone(), flush_hook(&usage)),
@@ -240,7 +257,19 @@ fn background(
             }
         }
     }));
-    vec![follow, heartbeat, flush, tidy, sweep]
+    let mut tasks = vec![follow, heartbeat, flush, tidy, sweep];
+    if shared.usage.has_journal() {
+        let s = shared.clone();
+        tasks.push(control.spawn(every(JOURNAL_PERIOD, move || {
+            let s = s.clone();
+            async move {
+                if let Err(error) = s.usage.write_down().await {
+                    tracing::warn!(%error, "the usage journal stands still");
+                }
+            }
+        })));
+    }
+    tasks
 }
 
 async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() -> F) {

@@ -20,6 +20,7 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod counted;
 #[doc(hidden)]
 pub mod faulty;
 #[doc(hidden)]
@@ -287,7 +288,7 @@ impl StatusClass {
 }
 
 /// What is counted of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Counted {
     /// Once a request: method and route template, and how it ended.
     Endpoint(Arc<str>, StatusClass),

@@ -46,7 +46,17 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_replicas", Kind::Gauge, "Live gateways on the same store."),
     ("gateway_usage_flushes_total", Kind::Counter, "Usage batches written, by outcome."),
     ("gateway_usage_pending", Kind::Gauge, "Distinct usage counters not written yet."),
-    ("gateway_usage_batches_lost_total", Kind::Counter, "Usage batches that the store had confirmed and has forgotten."),
+    (
+        "gateway_usage_batches_lost_total",
+        Kind::Counter,
+        "Usage batches that the store confirmed and has forgotten, or that the journal kept too long.",
+    ),
+    ("gateway_usage_journal_bytes", Kind::Gauge, "Size of the usage journal; 0 without one."),
+    (
+        "gateway_usage_journal_failing",
+        Kind::Gauge,
+        "1 while the usage journal cannot be written: a kill would lose usage.",
+    ),
     ("gateway_log_lines_dropped_total", Kind::Counter, "Access log lines dropped because the log could not keep up."),
 ];
 
@@ -105,6 +115,10 @@ pub struct Metrics {
     pub usage_pending: Gauge,
     /// Batches of usage that nobody has any more.
     pub usage_batches_lost: Counter,
+    /// Size of the journal.
+    pub usage_journal_bytes: Gauge,
+    /// 1 while it cannot be written.
+    pub usage_journal_failing: Gauge,
     /// Log lines dropped.
     pub log_lines_dropped: Counter,
 }
@@ -222,16 +236,15 @@ impl Metrics {
             usage_flush_failures: counter(r, "gateway_usage_flushes_total", &[("outcome", "failed")]),
             usage_pending: gauge(r, "gateway_usage_pending", &[]),
             usage_batches_lost: counter(r, "gateway_usage_batches_lost_total", &[]),
+            usage_journal_bytes: gauge(r, "gateway_usage_journal_bytes", &[]),
+            usage_journal_failing: gauge(r, "gateway_usage_journal_failing", &[]),
             log_lines_dropped: counter(r, "gateway_log_lines_dropped_total", &[]),
             recorder,
         };
         // A counter that has never moved is exported too: `rate()` needs the zero, and so does whoever looks for the name.
-        for never in [
-            &metrics.panics,
-            &metrics.connections_refused,
-            &metrics.usage_batches_lost,
-            &metrics.log_lines_dropped,
-        ] {
+        for never in
+            [&metrics.panics, &metrics.connections_refused, &metrics.usage_batches_lost, &metrics.log_lines_dropped]
+        {
             never.increment(0);
         }
         metrics

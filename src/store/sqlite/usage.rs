@@ -4,14 +4,12 @@
 //! of these a key has at most [`MAX_RESOURCES`] a day, and the rest is counted under [`OTHER`].
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::policy::key::{Day, KeyId};
 use crate::policy::resource::Kind;
-use crate::policy::scope::Scope;
-use crate::store::{Counted, FlushOutcome, MAX_RESOURCES, OTHER, StatusClass, StoreError, UsageBatch, UsageCount};
+use crate::store::{Counted, FlushOutcome, MAX_RESOURCES, OTHER, StoreError, UsageBatch, UsageCount};
 
 use super::writer::Tx;
 
@@ -46,11 +44,10 @@ pub(super) fn flush(tx: &Tx<'_>, batch: &UsageBatch) -> Result<FlushOutcome, Sto
 }
 
 fn add(tx: &Tx<'_>, count: &UsageCount, resources: &mut Resources<'_>) -> Result<(), StoreError> {
-    let (kind, name, class) = match &count.counted {
-        Counted::Endpoint(endpoint, class) => ("endpoint", &**endpoint, class.as_str()),
-        Counted::Scope(scope) => ("scope", scope.as_str(), ""),
-        Counted::Resource(kind, id) => (kind.as_str(), resources.name(count, *kind, id)?, ""),
-    };
+    let (kind, mut name, class) = count.counted.words();
+    if let Counted::Resource(kind, id) = &count.counted {
+        name = resources.name(count, *kind, id)?;
+    }
     tx.prepare_cached(
         "INSERT INTO usage (key_id, day, kind, name, class, count) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT DO UPDATE SET count = count + excluded.count",
@@ -108,18 +105,9 @@ pub(super) fn between(
     })?;
     rows.map(|row| {
         let (day, kind, name, class, count) = row?;
-        let counted = counted(&kind, &name, &class)
+        let counted = Counted::from_words(&kind, &name, &class)
             .ok_or_else(|| StoreError::Corrupt(format!("a usage row `{kind}` `{name}` `{class}`")))?;
         Ok(UsageCount { key_id: key_id.clone(), day, counted, count })
     })
     .collect()
-}
-
-fn counted(kind: &str, name: &str, class: &str) -> Option<Counted> {
-    let name_arc = || Arc::<str>::from(name);
-    Some(match kind {
-        "endpoint" => Counted::Endpoint(name_arc(), StatusClass::ALL.into_iter().find(|c| c.as_str() == class)?),
-        "scope" => Counted::Scope(Scope::parse(name).ok()?),
-        _ => Counted::Resource(Kind::ALL.into_iter().find(|k| k.as_str() == kind)?, name_arc()),
-    })
 }

@@ -73,7 +73,7 @@ impl Usage {
     ) -> Self {
         let has_journal = journal.is_some();
         let ledger = Ledger::new(replica.clone(), metrics.clone(), journal, bounds);
-        let (pending, ledger) = (Arc::new(Shards::new()), Arc::new(Mutex::new(ledger)));
+        let (pending, ledger) = (Arc::<Shards>::default(), Arc::new(Mutex::new(ledger)));
         Self { store, metrics, replica, pending, ledger, has_journal, flushing: tokio::sync::Mutex::default() }
     }
 

@@ -78,13 +78,10 @@ struct Pending {
 }
 
 /// All tallies of this process.
-pub(super) struct Shards(Vec<Mutex<Pending>>);
+#[derive(Default)]
+pub(super) struct Shards([Mutex<Pending>; SHARDS]);
 
 impl Shards {
-    pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Mutex::default()).collect())
-    }
-
     /// Counts one request.
     pub(super) fn count(&self, hit: &Hit<'_>) {
         // Allocations of one size class lie 16 bytes apart at least; the bits above tell keys apart.

@@ -6,7 +6,8 @@
 //!
 //! * **A kill of the process, not a loss of power**: nothing is synced. What a torn or a damaged file still tells is used.
 //! * **One process.** A lock on `PATH.lock` is held as long as the journal is open.
-//! * **Bounded.** Past [`Bounds::compact`] the file is written anew with the sums alone; it never grows past [`Bounds::most`].
+//! * **Bounded.** Past [`Bounds::compact`] the file is written anew with the sums alone, beside itself, which takes a moment for
+//!   hundreds of thousands of counters; it never grows past [`Bounds::most`].
 //! * **It may fail** (a full disk). Then counting goes on in memory, the file stays as it was, and every few seconds it is tried to
 //!   write it anew. What it still says is old by then, and harmless: everything in it has a number that the store has seen, or is
 //!   sent with the next one of its replica, which the store takes for a repetition if it was used.
@@ -221,20 +222,12 @@ impl Journal {
         self.write(&line)
     }
 
-    /// All of it or nothing.
+    /// A failure may leave a torn record at the end; nothing is appended after it.
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
         check_length(self.len + text.len() as u64, self.bounds.most)?;
-        match self.file.write_all(text) {
-            Ok(()) => {
-                self.len += text.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // If that fails too, the half record ends the reading, and all before it is good.
-                let _ = self.file.set_len(self.len);
-                Err(error)
-            }
-        }
+        self.file.write_all(text)?;
+        self.len += text.len() as u64;
+        Ok(())
     }
 
     fn mend(&mut self, state: &State, records: impl Iterator<Item = Record>) {

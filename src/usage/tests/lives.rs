@@ -139,6 +139,29 @@ async fn batches_that_the_store_has_forgotten_are_told_by_their_number() {
 }
 
 #[tokio::test]
+async fn neither_requests_nor_their_thread_wait_for_a_disk_that_hangs() {
+    let f = journaled();
+    let (release, released) = std::sync::mpsc::channel();
+    let (locked, is_locked) = std::sync::mpsc::channel();
+    let ledger = f.usage().ledger.clone();
+    // A write that takes as long as we like.
+    let disk = std::thread::spawn(move || {
+        let _writing = ledger.lock().unwrap();
+        locked.send(()).unwrap();
+        released.recv_timeout(Duration::from_secs(5)).is_ok()
+    });
+    is_locked.recv().unwrap();
+    let (written, ()) = tokio::join!(biased; f.usage().write_down(), async {
+        (0..100).for_each(|_| f.request("m-1", DAY.start()));
+        release.send(()).unwrap();
+    });
+    written.unwrap();
+    assert!(disk.join().unwrap(), "the thread that counts was held up");
+    f.usage().flush().await.unwrap();
+    assert_eq!(f.requests_stored().await, 100);
+}
+
+#[tokio::test]
 async fn an_orderly_end_leaves_nothing_behind_and_a_failed_one_leaves_all() {
     let mut f = journaled();
     f.request("m-1", DAY.start());

@@ -5,6 +5,7 @@
 //! goodbye.
 
 mod join;
+mod stores;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,20 +20,18 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::admin::{self, Admin};
 use crate::auth::Authenticator;
 use crate::clock::SystemClock;
-use crate::config::model::{Config, RedisAccess, Secret, StoreUrl};
-use crate::config::redis_url::{RedisServers, RedisUrl};
+use crate::config::model::Config;
 use crate::gateway::Shared;
 use crate::limit::Limiter;
 use crate::management::api::{FlushUsage, Management};
 use crate::server::{BindError, Drain, Listeners, Workers};
 use crate::store::health::Guard;
-use crate::store::redis::{Address, Password, RedisConfig, RedisStore, Servers, Tls};
-use crate::store::sqlite::SqliteStore;
 use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
-use crate::usage::Usage;
+use crate::usage::journal::{Journal, JournalError};
+use crate::usage::{JOURNAL_PERIOD, Usage};
 
 /// How often a gateway tells the store that it lives (contract 6).
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -59,6 +58,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The usage journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Threads or runtimes.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -67,44 +69,12 @@ pub enum StartError {
     Stopped,
 }
 
+pub use stores::open;
+
 /// Opens the store that a configuration names.
 pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
     // The control runtime calls too, beside the workers.
-    open(&config.store.url, &config.store.access, config.workers + 1)
-}
-
-/// Opens a store by its URL: makes a file when absent, begins to connect to a server. `connections`: for each server.
-pub fn open(url: &StoreUrl, access: &RedisAccess, connections: usize) -> Result<Arc<dyn Store>, StoreError> {
-    match url {
-        StoreUrl::Sqlite(path) => Ok(SqliteStore::open(path)?),
-        StoreUrl::Redis(url) => Ok(RedisStore::open(redis_config(url, access, connections))?),
-    }
-}
-
-/// What the URL says comes first: the file allows no member that says the same.
-fn redis_config(url: &RedisUrl, access: &RedisAccess, connections: usize) -> RedisConfig {
-    let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port };
-    let all = |hosts: &[(String, u16)]| hosts.iter().map(address).collect();
-    let servers = match &url.servers {
-        RedisServers::Standalone(host, port) => Servers::Standalone(Address { host: host.clone(), port: *port }),
-        RedisServers::Sentinel(hosts, master) => Servers::Sentinel { sentinels: all(hosts), master: master.clone() },
-        RedisServers::Cluster(hosts) => Servers::Cluster(all(hosts)),
-    };
-    let encrypted = url.encrypted || (access.encrypted && !matches!(servers, Servers::Standalone(_)));
-    let password = match (&url.password, &access.password) {
-        (Some(text), _) | (None, Some(Secret::Text(text))) => Some(Password::Text(text.clone())),
-        (None, Some(Secret::File(path))) => Some(Password::File(path.clone())),
-        (None, None) => None,
-    };
-    RedisConfig {
-        servers,
-        tls: encrypted.then(|| Tls { ca: access.ca.clone(), client: access.client.clone() }),
-        username: url.username.clone().or_else(|| access.username.clone()),
-        password,
-        database: i64::from(url.database),
-        prefix: access.prefix.clone(),
-        connections,
-    }
+    stores::open(&config.store.url, &config.store.access, config.workers + 1)
 }
 
 /// A running gateway.
@@ -134,6 +104,8 @@ impl App {
             .thread_name("control")
             .build()?;
         let store = open_store(&config)?;
+        let clock = SystemClock::shared();
+        let journal = config.usage.journal.as_ref().map(|path| Journal::open(path, clock.clone())).transpose()?;
         let listeners = Listeners::bind(config.listen.public, config.workers)?;
         let admin_listener = control
             .block_on(admin::bind(config.listen.admin))
@@ -143,8 +115,8 @@ impl App {
 
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
         let name = format!("{}/{public}", host_name());
-        let guard = Guard::new(store, SystemClock::shared(), config.store.timeout, control.handle().clone());
-        let shared = share(config, &guard, &replica, log);
+        let guard = Guard::new(store, clock, config.store.timeout, control.handle().clone());
+        let shared = share(config, &guard, &replica, log, journal);
         let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone(), guard.clone()));
         let mut tasks = vec![control.spawn(admin::serve(admin.clone(), admin_listener))];
         // Subscribe, then register: no change can fall between the two.
@@ -186,7 +158,7 @@ impl App {
             match timeout(GOODBYE, goodbye).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "no goodbye"),
-                Err(_elapsed) => tracing::error!("the store did not take the last usage in time; some of it is lost"),
+                Err(_elapsed) => tell_left(&shared.usage).await,
             }
         });
         tasks.iter().for_each(JoinHandle::abort);
@@ -199,13 +171,29 @@ impl App {
     }
 }
 
-fn share(config: Config, guard: &Arc<Guard>, replica: &ReplicaId, log: AccessLog) -> Arc<Shared> {
+/// The store did not take the last usage in time.
+async fn tell_left(usage: &Usage) {
+    match usage.write_down().await {
+        Ok(()) if usage.is_kept().await => {
+            tracing::warn!("the store did not take the last usage in time; the next start sends it from the journal");
+        }
+        _ => tracing::error!("the store did not take the last usage in time; some of it is lost"),
+    }
+}
+
+fn share(
+    config: Config,
+    guard: &Arc<Guard>,
+    replica: &ReplicaId,
+    log: AccessLog,
+    journal: Option<Journal>,
+) -> Arc<Shared> {
     let config = Arc::new(config);
     let (store, clock) = (guard.guarded(), guard.clock().clone());
     let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
     let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let metrics = Arc::new(Metrics::new(templates, &names));
-    let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone()));
+    let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone(), journal));
     Arc::new(Shared {
         auth: Arc::new(Authenticator::new(guard.clone(), config.clone(), metrics.clone())),
         limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
@@ -273,7 +261,19 @@ fn background(
             }
         }
     }));
-    vec![follow, heartbeat, flush, tidy, sweep]
+    let mut tasks = vec![follow, heartbeat, flush, tidy, sweep];
+    if shared.usage.has_journal() {
+        let s = shared.clone();
+        tasks.push(control.spawn(every(JOURNAL_PERIOD, move || {
+            let s = s.clone();
+            async move {
+                if let Err(error) = s.usage.write_down().await {
+                    tracing::warn!(%error, "the usage journal stands still");
+                }
+            }
+        })));
+    }
+    tasks
 }
 
 async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() -> F) {

@@ -315,6 +315,8 @@ pub struct Drain {
 pub struct UsageConfig {
     /// How often counters are written.
     pub flush: Duration,
+    /// A file that keeps them until then.
+    pub journal: Option<PathBuf>,
     /// How long they are kept.
     pub retention: Duration,
 }

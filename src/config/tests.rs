@@ -131,6 +131,16 @@ routes:
 }
 
 #[test]
+fn a_usage_journal_lies_beside_the_file_unless_there_is_none() {
+    let journal = |usage: &str| good(&format!("{HEAD}{ROUTES}usage: {{ {usage} }}\n")).usage.journal;
+    assert_eq!(journal("journal: data/usage.journal"), Some("/etc/seeme/data/usage.journal".into()));
+    assert_eq!(journal("journal: \"/var/lib/usage-${PORT}.journal\""), Some("/var/lib/usage-8443.journal".into()));
+    for none in ["flush: 1s", "journal: none", "journal: null", "journal: ~"] {
+        assert_eq!(journal(none), None, "{none}");
+    }
+}
+
+#[test]
 fn each_section_reports_its_own_mistakes() {
     let sections = [
         "cache: { capacity: 0, ttl: 0s, tll: 5s }",
@@ -152,6 +162,10 @@ fn each_section_reports_its_own_mistakes() {
         "cache: [1]",
         "quota: { subject: key }\nquota: { subject: account }",
         "store: x",
+        "usage: { flush: 0s, journal: [a], retention: ever }",
+        "usage: { journal: \"\" }",
+        "usage: { journal: data/ }",
+        "usage: { journal: data/gateway.db }",
     ];
     insta::assert_snapshot!(sections.map(|text| format!("{text}\n{}\n", section(text))).concat());
 }
@@ -188,7 +202,7 @@ cors: { allowed_origins: [\"https://app.seeme.ai\"] }
 limits: { per_address: { failed_auth: 600/min } }
 enforcement: observe
 include: [routes/*.yaml]
-usage: { journal: /var/j }
+usage: { journal: none }
 tracing: { otlp: \"http://x:4317\" }
 timeouts: { handshake: 5s }
 environments: { live: a, test: b }

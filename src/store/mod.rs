@@ -21,6 +21,7 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+mod counted;
 mod event;
 #[doc(hidden)]
 pub mod faulty;
@@ -257,7 +258,7 @@ impl StatusClass {
 }
 
 /// What is counted of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Counted {
     /// Once a request: method and route template, and how it ended.
     Endpoint(Arc<str>, StatusClass),

@@ -61,7 +61,13 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (
         "gateway_usage_batches_lost_total",
         Kind::Counter,
-        "Usage batches that the store had confirmed and has forgotten.",
+        "Usage batches that the store confirmed and has forgotten, or that the journal kept too long.",
+    ),
+    ("gateway_usage_journal_bytes", Kind::Gauge, "Size of the usage journal; 0 without one."),
+    (
+        "gateway_usage_journal_failing",
+        Kind::Gauge,
+        "1 while the usage journal cannot be written: a kill would lose usage.",
     ),
     ("gateway_log_lines_dropped_total", Kind::Counter, "Access log lines dropped because the log could not keep up."),
 ];
@@ -121,6 +127,10 @@ pub struct Metrics {
     pub usage_pending: Gauge,
     /// Batches of usage that nobody has any more.
     pub usage_batches_lost: Counter,
+    /// Size of the journal.
+    pub usage_journal_bytes: Gauge,
+    /// 1 while it cannot be written.
+    pub usage_journal_failing: Gauge,
     /// Log lines dropped.
     pub log_lines_dropped: Counter,
 }
@@ -255,6 +265,8 @@ impl Metrics {
             usage_flush_failures: counter(r, "gateway_usage_flushes_total", &[("outcome", "failed")]),
             usage_pending: gauge(r, "gateway_usage_pending", &[]),
             usage_batches_lost: counter(r, "gateway_usage_batches_lost_total", &[]),
+            usage_journal_bytes: gauge(r, "gateway_usage_journal_bytes", &[]),
+            usage_journal_failing: gauge(r, "gateway_usage_journal_failing", &[]),
             log_lines_dropped: counter(r, "gateway_log_lines_dropped_total", &[]),
             recorder,
         };

@@ -1,238 +1,156 @@
 //! Counts every request that carries a known key, and writes the counters to the store exactly once.
 //!
-//! A request adds one to a tally in memory and goes on; what the tally means (endpoint, scopes that were used) is worked out
-//! when it is written. Every `usage.flush` the tallies are frozen into a numbered batch; a batch is sent until the store says it
-//! is in, and counts once however often it arrives. Counting never waits. A store outage loses nothing: memory grows with
-//! *distinct* tallies only, and past [`MAX_TALLIES`] endpoints fold into one.
+//! ```text
+//!  request ─▶ tallies ──▶ sums ──────▶ numbered batches ──▶ store
+//!             (pending)   (counts)     (ledger)
+//!                           └──── journal, where there is one ────▶ the next process
+//! ```
+//!
+//! * A request adds one to a tally in memory and goes on. Counting never waits.
+//! * Every `usage.flush` all that was counted gets the next numbers of this replica, in batches. A batch is sent until the store says
+//!   that it is in, and counts once however often it arrives; then comes the next one.
+//! * With `usage.journal` what was counted is also appended to a file every [`JOURNAL_PERIOD`]. The next process sends what the
+//!   killed one did not, under the numbers it would have had. See [`journal`].
+//!
+//! # In an outage of the store
+//!
+//! Nothing is lost, and memory does not grow with requests but with **distinct** (key, day, endpoint, status class) and distinct
+//! scopes and resource ids of keys: tallies are summed up at every flush, and let go of the keys they hold. At most 1,000,000
+//! counters are told apart; above, endpoints fold into `_other`, resource ids too, and scopes are not counted, so that there is one
+//! counter for each key, day and class, and all totals stay right.
+//!
+//! A counter takes 110 bytes where keys and endpoints are few, and 300 when key and resource id are its own (measured by
+//! `memory_of_a_full_ledger…`): a full ledger takes 300 MB at most, and as a journal 100 MB. Tallies of one interval come on top, a
+//! hundred-odd bytes each.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod counts;
+pub mod journal;
+mod ledger;
+mod pending;
+#[cfg(test)]
+mod tests;
 
-use rustc_hash::FxHashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::policy::access::{KeyProfile, Values};
-use crate::policy::credential::{KeyHash, looks_like_key};
-use crate::policy::key::{Day, KeyId, ResourceId, Timestamp};
-use crate::policy::resource::Kind;
-use crate::policy::route::Route;
-use crate::store::{Counted, FlushOutcome, ReplicaId, StatusClass, Store, StoreError, UsageBatch, UsageCount};
+use crate::store::{FlushOutcome, ReplicaId, Store, StoreError, UsageBatch};
 use crate::telemetry::Metrics;
 
-/// Locks, so that workers rarely meet.
-const SHARDS: usize = 16;
-/// Distinct tallies that may wait in one shard; above, endpoints fold into `_other` and totals stay right.
-const MAX_TALLIES: usize = 1_000_000 / SHARDS;
-/// Distinct resources that may wait in one shard; above, they are not told apart.
-const MAX_RESOURCES: usize = 100_000 / SHARDS;
-/// What stands for the rest.
-const OTHER: &str = "_other";
-/// The endpoint of requests that reached no route.
-const NO_ROUTE: &str = "(no route)";
+use journal::Journal;
+use ledger::{Bounds, Ledger};
+use pending::Shards;
 
-/// One request that has ended.
-#[derive(Debug)]
-pub struct Hit<'a> {
-    /// The key it carried.
-    pub key: &'a Arc<KeyProfile>,
-    /// The secret it was presented with.
-    pub secret: Option<KeyHash>,
-    /// When it began: its day is the day of its admission.
-    pub at: Timestamp,
-    /// Method and route template, if it reached a route.
-    pub endpoint: Option<&'a Arc<str>>,
-    /// How it ended.
-    pub class: StatusClass,
-    /// The route that admitted it, and what it named.
-    pub admitted: Option<(&'a Arc<Route>, &'a Values)>,
-}
+pub use pending::Hit;
 
-/// Which requests are counted together. Addresses stand for what they point to, which the tally keeps alive.
-#[derive(PartialEq, Eq, Hash)]
-struct TallyKey {
-    key: usize,
-    endpoint: usize,
-    admitted: bool,
-    class: StatusClass,
-    day: Day,
-}
-
-struct Tally {
-    key: Arc<KeyProfile>,
-    secret: Option<KeyHash>,
-    endpoint: Option<Arc<str>>,
-    /// Whose scopes were used.
-    route: Option<Arc<Route>>,
-    count: u64,
-    last: Timestamp,
-}
-
-struct Resources {
-    key: Arc<KeyProfile>,
-    named: HashMap<Arc<str>, u64>,
-}
-
-#[derive(Default)]
-struct Pending {
-    /// Keyed by addresses, never by what a client sent: the fast hash cannot be attacked.
-    tallies: FxHashMap<TallyKey, Tally>,
-    /// Of each key; the ids inside come from clients, so they are hashed the slow way.
-    resources: FxHashMap<(usize, Day, Kind), Resources>,
-    distinct_resources: usize,
-}
+/// How often what was counted is to be [written down](Usage::write_down): a kill loses 100 ms at most, and writing takes a moment too.
+pub const JOURNAL_PERIOD: Duration = Duration::from_millis(90);
 
 /// The counters of this process.
 pub struct Usage {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     replica: ReplicaId,
-    shards: Vec<Mutex<Pending>>,
+    pending: Arc<Shards>,
+    /// With a journal its lock is held while a file is written: then only threads that may block take it.
+    ledger: Arc<Mutex<Ledger>>,
+    has_journal: bool,
     /// One flush at a time.
-    flushing: tokio::sync::Mutex<Flushing>,
-}
-
-/// The batch that the store has not confirmed yet, and the last number used.
-#[derive(Default)]
-struct Flushing {
-    sequence: u64,
-    unconfirmed: Option<UsageBatch>,
+    flushing: tokio::sync::Mutex<()>,
 }
 
 impl Usage {
-    /// Empty counters, flushed under this replica's name.
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, replica: ReplicaId) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { store, metrics, replica, shards, flushing: tokio::sync::Mutex::default() }
+    /// Counters that are flushed under this replica's name, after whatever the journal holds of former ones.
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, replica: ReplicaId, journal: Option<Journal>) -> Self {
+        Self::bounded(store, metrics, replica, journal, Bounds::USUAL)
+    }
+
+    fn bounded(
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        replica: ReplicaId,
+        journal: Option<Journal>,
+        bounds: Bounds,
+    ) -> Self {
+        let has_journal = journal.is_some();
+        let ledger = Ledger::new(replica.clone(), metrics.clone(), journal, bounds);
+        let (pending, ledger) = (Arc::<Shards>::default(), Arc::new(Mutex::new(ledger)));
+        Self { store, metrics, replica, pending, ledger, has_journal, flushing: tokio::sync::Mutex::default() }
     }
 
     /// Counts one request.
     pub fn count(&self, hit: Hit<'_>) {
-        // Allocations of one size class lie 16 bytes apart at least; the bits above tell keys apart.
-        let address = Arc::as_ptr(hit.key) as usize;
-        let mut pending = lock(&self.shards[(address >> 6) % SHARDS]);
-        pending.add(&hit, address);
-        if let Some((_, values)) = hit.admitted {
-            pending.add_resources(&hit, address, values);
-        }
+        self.pending.count(&hit);
     }
 
-    /// Writes what is counted so far. `Ok` means all of it is in the store.
+    /// Whether there is a journal, to be written every [`JOURNAL_PERIOD`].
+    pub fn has_journal(&self) -> bool {
+        self.has_journal
+    }
+
+    /// Sums up what was counted so far, and writes it to the journal. Does not wait for the store.
+    pub async fn write_down(&self) -> Result<(), StoreError> {
+        let pending = self.pending.clone();
+        self.on_ledger(move |ledger| ledger.take_in(pending.drain())).await
+    }
+
+    /// Whether everything that was [written down](Self::write_down) survives this process.
+    pub async fn is_kept(&self) -> bool {
+        self.on_ledger(|ledger| ledger.is_kept()).await.unwrap_or(false)
+    }
+
+    /// Writes what is counted so far to the store. `Ok` means all of it is there.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        let mut flushing = self.flushing.lock().await;
-        if let Some(batch) = flushing.unconfirmed.clone() {
-            self.send(&mut flushing, batch).await?;
-        }
-        match self.freeze(flushing.sequence + 1) {
-            Some(batch) => self.send(&mut flushing, batch).await,
-            None => Ok(()),
-        }
+        let _one_at_a_time = self.flushing.lock().await;
+        self.write_down().await?;
+        self.send().await?;
+        self.on_ledger(Ledger::freeze).await?;
+        self.send().await
     }
 
-    /// Takes everything that waits, as one batch.
-    fn freeze(&self, sequence: u64) -> Option<UsageBatch> {
-        let mut counts: HashMap<(KeyId, Day, Counted), u64> = HashMap::new();
-        let mut last_used: HashMap<KeyHash, Timestamp> = HashMap::new();
-        for shard in &self.shards {
-            let pending = std::mem::take(&mut *lock(shard));
-            for (key, tally) in pending.tallies {
-                let (id, endpoint) = (&tally.key.record.id, tally.endpoint.unwrap_or_else(|| NO_ROUTE.into()));
-                let scopes = tally.route.iter().flat_map(|route| route.access.scopes());
-                let used = scopes.filter(|scope| tally.key.grants.allows(scope)).cloned().map(Counted::Scope);
-                for counted in used.chain([Counted::Endpoint(endpoint, key.class)]) {
-                    *counts.entry((id.clone(), key.day, counted)).or_default() += tally.count;
-                }
-                if let Some(secret) = tally.secret {
-                    let last = last_used.entry(secret).or_insert(tally.last);
-                    *last = tally.last.max(*last);
+    /// Sends all numbered batches, one after the other.
+    async fn send(&self) -> Result<(), StoreError> {
+        while let Some(batch) = self.on_ledger(|ledger| ledger.first()).await? {
+            let UsageBatch { replica, sequence, .. } = &batch;
+            let (replica, sequence) = (replica.clone(), *sequence);
+            match self.store.flush_usage(batch).await {
+                Ok(outcome) => self.note(outcome, sequence),
+                Err(error) => {
+                    self.metrics.usage_flush_failures.increment(1);
+                    return Err(error);
                 }
             }
-            for ((_, day, kind), Resources { key, named }) in pending.resources {
-                for (resource, count) in named {
-                    let counted = Counted::Resource(kind, resource);
-                    *counts.entry((key.record.id.clone(), day, counted)).or_default() += count;
-                }
-            }
+            self.on_ledger(move |ledger| ledger.confirm(&replica, sequence)).await?;
         }
-        self.metrics.usage_pending.set(counts.len() as f64);
-        if counts.is_empty() {
-            return None;
-        }
-        let counts =
-            counts.into_iter().map(|((key_id, day, counted), count)| UsageCount { key_id, day, counted, count });
-        let (counts, last_used) = (counts.collect(), last_used.into_iter().collect());
-        Some(UsageBatch { replica: self.replica.clone(), sequence, counts, last_used })
+        Ok(())
     }
 
-    /// The batch stays unconfirmed, under its number, until the store has it.
-    async fn send(&self, flushing: &mut Flushing, batch: UsageBatch) -> Result<(), StoreError> {
-        let batch_sequence = batch.sequence;
-        flushing.sequence = batch_sequence;
-        flushing.unconfirmed = Some(batch.clone());
-        match self.store.flush_usage(batch).await {
-            Ok(outcome) => {
-                if let FlushOutcome::AppliedAfterGap(last) = outcome {
-                    let lost = batch_sequence - 1 - last;
-                    tracing::warn!(
-                        lost,
-                        last,
-                        next = batch_sequence,
-                        "the store has forgotten usage that it had confirmed"
-                    );
-                    self.metrics.usage_batches_lost.increment(lost);
-                }
-                flushing.unconfirmed = None;
-                self.metrics.usage_flushes.increment(1);
-                self.metrics.usage_pending.set(0.0);
-                Ok(())
-            }
-            Err(error) => {
-                self.metrics.usage_flush_failures.increment(1);
-                Err(error)
-            }
+    fn note(&self, outcome: FlushOutcome, sequence: u64) {
+        self.metrics.usage_flushes.increment(1);
+        if let FlushOutcome::AppliedAfterGap(last) = outcome {
+            let lost = sequence.saturating_sub(last + 1);
+            self.metrics.usage_batches_lost.increment(lost);
+            tracing::warn!(
+                lost,
+                remembered = last,
+                written = sequence,
+                "the store has forgotten batches of usage that it had confirmed: a failover, or a restored backup"
+            );
         }
     }
-}
 
-impl Pending {
-    fn add(&mut self, hit: &Hit<'_>, address: usize) {
-        let day = hit.at.day();
-        let endpoint = hit.endpoint.map_or(0, |endpoint| Arc::as_ptr(endpoint).cast::<u8>() as usize);
-        let mut key = TallyKey { key: address, endpoint, admitted: hit.admitted.is_some(), class: hit.class, day };
-        let full = self.tallies.len() >= MAX_TALLIES && !self.tallies.contains_key(&key);
-        if full {
-            (key.endpoint, key.admitted) = (1, false);
+    /// Works on the ledger, on a thread that may block where that is to be feared.
+    async fn on_ledger<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ledger) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let ledger = self.ledger.clone();
+        let work = move || work(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner));
+        if !self.has_journal {
+            return Ok(work());
         }
-        let tally = self.tallies.entry(key).or_insert_with(|| Tally {
-            key: hit.key.clone(),
-            secret: hit.secret,
-            endpoint: if full { Some(OTHER.into()) } else { hit.endpoint.cloned() },
-            route: hit.admitted.filter(|_| !full).map(|(route, _)| route.clone()),
-            count: 0,
-            last: hit.at,
-        });
-        tally.count += 1;
-        tally.last = tally.last.max(hit.at);
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| StoreError::Unavailable(format!("usage cannot be written down: {error}")))
     }
-
-    /// Only what could be an id: a value that a client made up must not become a row of the store, a key least of all, and a key
-    /// is a well-formed id.
-    fn add_resources(&mut self, hit: &Hit<'_>, address: usize, values: &Values) {
-        for kind in Kind::ALL {
-            let Some(id) = values.of(kind) else { continue };
-            let of_key = self.resources.entry((address, hit.at.day(), kind));
-            let named = &mut of_key.or_insert_with(|| Resources { key: hit.key.clone(), named: HashMap::new() }).named;
-            if let Some(count) = named.get_mut(id) {
-                *count += 1;
-            } else if ResourceId::parse(id).is_ok() && !looks_like_key(id.as_bytes()) {
-                let full = self.distinct_resources >= MAX_RESOURCES;
-                *named.entry(if full { OTHER.into() } else { id.into() }).or_default() += 1;
-                self.distinct_resources += 1;
-            }
-        }
-    }
-}
-
-fn lock(shard: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Usage {
@@ -240,6 +158,3 @@ impl std::fmt::Debug for Usage {
         f.debug_struct("Usage").field("replica", &self.replica).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,11 +1,13 @@
 //! Contract 7: what the gateway counted is what the client saw, to the last request.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::support::{Gateway, Key, Stand, eventually};
+use super::support::{Connection, Gateway, Key, Stand, eventually};
 
 /// The client's own count: by endpoint, then by class.
 #[derive(Debug, Default, Clone)]
@@ -187,6 +189,105 @@ fn a_gateway_that_is_killed_loses_at_most_one_flush_interval() {
     let second = stand.another_gateway();
     drop(std::mem::replace(&mut stand.gateway, second));
     count.check(&stand.usage(&key));
+}
+
+/// A stand whose gateways flush only when they are told to stop, or asked.
+fn journaled() -> Stand {
+    Stand::new().section("usage: { flush: 1h, journal: data/usage.journal }").start()
+}
+
+/// What one client saw.
+#[derive(Debug, Default)]
+struct Seen {
+    begun: u64,
+    answered: Vec<Instant>,
+}
+
+/// Sends as fast as it can until the gateway is gone.
+fn load(gateway: SocketAddr, key: &Key) -> Seen {
+    let (mut seen, mut connection) = (Seen::default(), Connection::open(gateway));
+    let request = format!("GET /echo/x HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", key.secret);
+    loop {
+        seen.begun += 1;
+        let answer = connection.try_send(&request).and_then(|()| connection.try_response("GET"));
+        match answer {
+            Ok(response) if response.complete => assert_eq!(response.status(), 200),
+            _ => return seen,
+        }
+        seen.answered.push(Instant::now());
+    }
+}
+
+/// What ended this long before a kill is in the journal: 100 ms are promised, as much again is for a busy machine.
+const WRITTEN_DOWN: Duration = Duration::from_millis(200);
+
+#[test]
+fn a_kill_under_load_loses_a_moment_with_a_journal_and_nothing_counts_twice() {
+    let mut stand = journaled();
+    let key = stand.key().scope("models:read").create();
+    let mut counted = 0;
+    for round in 0..3 {
+        let gateway = stand.gateway.public;
+        let (seen, killed) = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| load(gateway, &key))).collect();
+            // Any moment of the rhythm in which the journal is written.
+            std::thread::sleep(Duration::from_millis(700 + 37 * round));
+            let killed = Instant::now();
+            stand.gateway.process.signal(Signal::KILL);
+            (clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>(), killed)
+        });
+        let before = |at: &&Instant| **at + WRITTEN_DOWN <= killed;
+        let sum = |of: &dyn Fn(&Seen) -> u64| seen.iter().map(of).sum::<u64>();
+        let (begun, answered) = (sum(&|seen| seen.begun), sum(&|seen| seen.answered.len() as u64));
+        let safe = sum(&|seen| seen.answered.iter().filter(before).count() as u64);
+        stand.gateway.process.wait();
+        // The next one finds the journal, and sends what is in it when it is asked.
+        stand.gateway = stand.another_gateway();
+        let usage = stand.usage(&key)["total_requests"].as_u64().unwrap();
+        let added = usage - counted;
+        println!(
+            "{begun} begun, {answered} answered, {safe} of them {WRITTEN_DOWN:?} before the kill; {added} counted"
+        );
+        assert!(answered > 100, "that was no load");
+        assert!(added >= safe, "{added} of {safe} counted: more than a moment is lost");
+        assert!(added <= begun, "{added} of {begun} counted: something counts twice");
+        counted = usage;
+    }
+    // And once more, now that the store has everything.
+    stand.gateway.process.signal(Signal::KILL);
+    stand.gateway.process.wait();
+    stand.gateway = stand.another_gateway();
+    assert_eq!(stand.usage(&key)["total_requests"], counted);
+}
+
+#[test]
+fn what_the_store_did_not_take_at_the_end_is_sent_at_the_next_start() {
+    let mut stand = journaled();
+    let key = stand.key().scope("models:read").create();
+    let mut connection = stand.connect();
+    for _ in 0..25 {
+        stand.get("/echo/x").bearer(&key).on(&mut connection).expect_status(200);
+    }
+    // Somebody holds the store's lock for longer than a goodbye takes.
+    let holder = rusqlite::Connection::open(stand.store()).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    stand.gateway.process.terminate();
+    let goodbye = "the next start sends it from the journal";
+    stand.gateway.process.await_output(goodbye, |process| process.stderr().contains(goodbye).then_some(()));
+    holder.execute_batch("COMMIT").unwrap();
+    let ended = stand.gateway.process.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    stand.gateway = stand.another_gateway();
+    assert_eq!(stand.usage(&key)["total_requests"], 25);
+}
+
+#[test]
+fn two_gateways_do_not_share_a_journal() {
+    let stand = journaled();
+    let ended = stand.cli(&["run"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("in use by another gateway (usage.journal)"), "{}", ended.stderr);
+    assert!(stand.folder().join("data/usage.journal").exists());
 }
 
 #[test]

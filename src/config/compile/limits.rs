@@ -1,10 +1,11 @@
 //! `limits`, `timeouts`, `drain`, `usage`, `keys`, `log` and `workers`: numbers and switches.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::reader::{Map, Value};
 use super::unbuilt;
-use crate::config::model::{Drain, Limits, LogFormat, Timeouts, UsageConfig};
+use crate::config::model::{Drain, Limits, LogFormat, StoreConfig, StoreUrl, Timeouts, UsageConfig};
 use crate::policy::credential::KeyShape;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -97,16 +98,32 @@ pub(super) fn drain(value: Option<&Value<'_>>) -> Drain {
     Drain { delay: duration("delay", 0), timeout: duration("timeout", 10) }
 }
 
-pub(super) fn usage(value: Option<&Value<'_>>) -> UsageConfig {
+pub(super) fn usage(value: Option<&Value<'_>>, file: &Path, store: Option<&StoreConfig>) -> UsageConfig {
     let usage = value.and_then(|value| value.mapping(&["flush", "journal", "retention"]));
-    if let Some(value) = usage.as_ref().and_then(|usage| usage.get("journal"))
-        && value.peek() != Some("none")
-    {
-        unbuilt::refuse::<()>(&value, &unbuilt::TEXT);
-    }
+    let journal = usage.as_ref().and_then(|usage| usage.get_unless_null("journal"));
     let duration =
         |name: &str, default: Duration| usage.as_ref().map_or(default, |usage| usage.duration(name, default));
-    UsageConfig { flush: duration("flush", Duration::from_secs(1)), retention: duration("retention", DAY * 400) }
+    UsageConfig {
+        flush: duration("flush", Duration::from_secs(1)),
+        journal: journal.and_then(|value| journal_path(&value, file, store)),
+        retention: duration("retention", DAY * 400),
+    }
+}
+
+fn journal_path(value: &Value<'_>, file: &Path, store: Option<&StoreConfig>) -> Option<PathBuf> {
+    let mend = "write a path such as data/usage.journal, or none";
+    let text = value.text().filter(|text| *text != "none")?;
+    if text.is_empty() || text.ends_with('/') || text.contains('\0') {
+        return value.mistake("a journal is a file", mend);
+    }
+    // Beside the file, wherever the process was started.
+    let path = file.parent().unwrap_or(Path::new("")).join(text);
+    if let Some(StoreConfig { url: StoreUrl::Sqlite(database), .. }) = store
+        && *database == path
+    {
+        return value.mistake("the journal and the store are the same file", mend);
+    }
+    Some(path)
 }
 
 pub(super) fn keys(value: Option<&Value<'_>>) -> KeyShape {

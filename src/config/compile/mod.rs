@@ -98,7 +98,8 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let workers = limits::workers(&root);
     let (limits, timeouts) =
         (limits::limits(root.get("limits").as_ref()), limits::timeouts(root.get("timeouts").as_ref()));
-    let (drain, usage) = (limits::drain(root.get("drain").as_ref()), limits::usage(root.get("usage").as_ref()));
+    let (drain, usage) =
+        (limits::drain(root.get("drain").as_ref()), limits::usage(root.get("usage").as_ref(), file, store.as_ref()));
     let (key_shape, log) = (limits::keys(root.get("keys").as_ref()), limits::log(&root));
     let config = Config {
         source: file.to_owned(),

@@ -268,6 +268,12 @@ impl<'a> Map<'a> {
         Some(value.clone())
     }
 
+    /// A member that null turns off.
+    pub(super) fn get_unless_null(&self, name: &str) -> Option<Value<'a>> {
+        self.members.iter().find(|(known, value)| *known == name && value.node.kind != Kind::Null)?;
+        self.get(name)
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.members.iter().any(|(known, _)| *known == name)
     }

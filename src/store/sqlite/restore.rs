@@ -39,7 +39,7 @@ pub(super) fn restore(tx: &Tx<'_>, copy: &KeyCopy) -> Result<Revision, StoreErro
         add_event(tx, &record.id, event)?;
     }
     for count in &copy.usage {
-        usage::insert(tx, &record.id, count.day, usage::names(&count.counted), count.count)?;
+        usage::insert(tx, &record.id, count.day, count.counted.words(), count.count)?;
     }
     tx.announce(&Change::Key(record.id.clone()))
 }

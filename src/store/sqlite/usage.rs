@@ -4,14 +4,12 @@
 //! of these a key has at most [`MAX_RESOURCES`] a day, and the rest is counted under [`OTHER`].
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::policy::key::{Day, KeyId};
 use crate::policy::resource::Kind;
-use crate::policy::scope::Scope;
-use crate::store::{Counted, FlushOutcome, MAX_RESOURCES, OTHER, StatusClass, StoreError, UsageBatch, UsageCount};
+use crate::store::{Counted, FlushOutcome, MAX_RESOURCES, OTHER, StoreError, UsageBatch, UsageCount};
 
 use super::writer::Tx;
 
@@ -46,20 +44,11 @@ pub(super) fn flush(tx: &Tx<'_>, batch: &UsageBatch) -> Result<FlushOutcome, Sto
 }
 
 fn add(tx: &Tx<'_>, count: &UsageCount, resources: &mut Resources<'_>) -> Result<(), StoreError> {
-    let (kind, mut name, class) = names(&count.counted);
+    let (kind, mut name, class) = count.counted.words();
     if let Counted::Resource(kind, id) = &count.counted {
         name = resources.name(count, *kind, id)?;
     }
     insert(tx, &count.key_id, count.day, (kind, name, class), count.count)
-}
-
-/// What is counted, in the columns `kind`, `name` and `class`.
-pub(super) fn names(counted: &Counted) -> (&'static str, &str, &'static str) {
-    match counted {
-        Counted::Endpoint(endpoint, class) => ("endpoint", endpoint, class.as_str()),
-        Counted::Scope(scope) => ("scope", scope.as_str(), ""),
-        Counted::Resource(kind, id) => (kind.as_str(), id, ""),
-    }
 }
 
 pub(super) fn insert(
@@ -127,19 +116,9 @@ pub(super) fn between(
     let mut counts = Vec::new();
     for row in rows {
         let (day, kind, name, class, count) = row?;
-        if let Some(counted) = counted(&kind, &name, &class) {
+        if let Some(counted) = Counted::from_words(&kind, &name, &class) {
             counts.push(UsageCount { key_id: key_id.clone(), day, counted, count });
         }
     }
     Ok(counts)
-}
-
-/// `None` for what a later version counts.
-fn counted(kind: &str, name: &str, class: &str) -> Option<Counted> {
-    let name_arc = || Arc::<str>::from(name);
-    Some(match kind {
-        "endpoint" => Counted::Endpoint(name_arc(), StatusClass::ALL.into_iter().find(|c| c.as_str() == class)?),
-        "scope" => Counted::Scope(Scope::parse(name).ok()?),
-        _ => Counted::Resource(Kind::ALL.into_iter().find(|k| k.as_str() == kind)?, name_arc()),
-    })
 }

@@ -1,0 +1,45 @@
+//! From what a configuration says of a store to the store itself.
+//!
+//! `store` and `config` do not know each other; here one is told what the other has read.
+
+use std::sync::Arc;
+
+use crate::config::model::{RedisAccess, Secret, StoreUrl};
+use crate::config::redis_url::{RedisServers, RedisUrl};
+use crate::store::redis::{Address, Password, RedisConfig, RedisStore, Servers, Tls};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
+
+/// Opens a store by its URL: makes a file when absent, begins to connect to a server. `connections`: for each server.
+pub fn open(url: &StoreUrl, access: &RedisAccess, connections: usize) -> Result<Arc<dyn Store>, StoreError> {
+    match url {
+        StoreUrl::Sqlite(path) => Ok(SqliteStore::open(path)?),
+        StoreUrl::Redis(url) => Ok(RedisStore::open(redis_config(url, access, connections))?),
+    }
+}
+
+/// What the URL says comes first: the file allows no member that says the same.
+fn redis_config(url: &RedisUrl, access: &RedisAccess, connections: usize) -> RedisConfig {
+    let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port };
+    let all = |hosts: &[(String, u16)]| hosts.iter().map(address).collect();
+    let servers = match &url.servers {
+        RedisServers::Standalone(host, port) => Servers::Standalone(Address { host: host.clone(), port: *port }),
+        RedisServers::Sentinel(hosts, master) => Servers::Sentinel { sentinels: all(hosts), master: master.clone() },
+        RedisServers::Cluster(hosts) => Servers::Cluster(all(hosts)),
+    };
+    let encrypted = url.encrypted || (access.encrypted && !matches!(servers, Servers::Standalone(_)));
+    let password = match (&url.password, &access.password) {
+        (Some(text), _) | (None, Some(Secret::Text(text))) => Some(Password::Text(text.clone())),
+        (None, Some(Secret::File(path))) => Some(Password::File(path.clone())),
+        (None, None) => None,
+    };
+    RedisConfig {
+        servers,
+        tls: encrypted.then(|| Tls { ca: access.ca.clone(), client: access.client.clone() }),
+        username: url.username.clone().or_else(|| access.username.clone()),
+        password,
+        database: i64::from(url.database),
+        prefix: access.prefix.clone(),
+        connections,
+    }
+}

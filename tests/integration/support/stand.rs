@@ -30,6 +30,7 @@ pub(crate) struct Layout {
     upstream: Option<String>,
     management: Option<String>,
     store: Option<PathBuf>,
+    shared_store: Option<String>,
 }
 
 /// Everything that a test talks to. The first gateway answers for the stand.
@@ -86,6 +87,12 @@ impl Layout {
         self
     }
 
+    /// The members of the section `store`, for a store that is no file.
+    pub(crate) fn shared_store(mut self, members: &str) -> Self {
+        self.shared_store = Some(members.to_owned());
+        self
+    }
+
     pub(crate) fn start(self) -> Stand {
         let folder = tempfile::tempdir().unwrap();
         let memory = in_memory();
@@ -105,15 +112,15 @@ impl Layout {
         let plans = if self.sections.contains("plans:") { "" } else { PLANS };
         let log_level = if self.sections.contains("log_level:") { "" } else { "log_level: info\n" };
         let management = self.management.unwrap_or_else(|| "rate: 1000000/min".to_owned());
+        let members = self.shared_store.unwrap_or_else(|| format!("url: \"sqlite:{}\"", store.display()));
         let routes = if self.routes.is_empty() { USUAL_ROUTES } else { &self.routes };
         let text = format!(
             "listen: {{ public: {{ address: \"127.0.0.1:0\" }}, admin: {{ address: \"127.0.0.1:0\" }} }}
-store: {{ url: \"sqlite:{}\" }}
+store: {{ {members} }}
 {upstreams}{plans}management: {{ {management} }}
 {log_level}workers: 2
 {}routes:
 {routes}",
-            store.display(),
             self.sections,
         );
         let config = folder.path().join("gateway.yaml");

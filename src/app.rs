@@ -60,7 +60,12 @@ pub enum StartError {
 
 /// Opens the store that a configuration names.
 pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
-    match &config.store.url {
+    open(&config.store.url)
+}
+
+/// Opens a store by its URL alone; a file is made when absent.
+pub fn open(url: &StoreUrl) -> Result<Arc<dyn Store>, StoreError> {
+    match url {
         StoreUrl::Sqlite(path) => Ok(SqliteStore::open(path)?),
     }
 }

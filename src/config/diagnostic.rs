@@ -67,3 +67,9 @@ pub(super) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) 
     // A third of the letters may be wrong, one at least: `adress` finds `address`, `teapot` finds nothing.
     (distance <= (text.len().max(name.len()) / 3).max(1) && distance < name.len()).then_some(name)
 }
+
+/// Enough of a text to recognise it: what stands in the wrong place may be long, or a secret.
+pub(super) fn shorten(text: &str) -> String {
+    let shown: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().count() > 60 { format!("{shown}…") } else { shown }
+}

@@ -9,6 +9,7 @@ mod interpolate;
 pub mod model;
 pub mod profile;
 mod raw;
+pub mod store_url;
 #[cfg(test)]
 mod tests;
 

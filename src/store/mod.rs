@@ -19,6 +19,7 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+pub mod copy;
 mod event;
 #[doc(hidden)]
 pub mod faulty;

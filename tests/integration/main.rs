@@ -22,6 +22,7 @@ mod quota;
 mod random;
 mod resources;
 mod secrets;
+mod store_copy;
 mod store_full;
 mod support;
 mod usage;

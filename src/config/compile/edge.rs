@@ -1,12 +1,13 @@
 //! `listen`, `store`, `cache` and `management`: where the gateway is found and what it stands on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use super::reader::{Value, did_you_mean, shorten};
+use super::reader::Value;
 use super::unbuilt;
 use crate::config::model::{CacheConfig, Listen, Management, OutageQuota, StoreConfig, StoreUrl};
+use crate::config::store_url::UrlError;
 use crate::policy::pattern::{Pattern, Segment};
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -79,28 +80,10 @@ pub(super) fn store(value: &Value<'_>, file: &Path) -> Option<StoreConfig> {
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn store_url(value: &Value<'_>, file: &Path) -> Option<StoreUrl> {
-    let text = value.text()?;
-    let Some((scheme, rest)) = text.split_once(':') else {
-        return value.mistake("a store URL needs a scheme", "write sqlite:PATH");
-    };
-    match scheme {
-        "sqlite" => match rest {
-            "" | "//" | ":memory:" => value.mistake("a SQLite store needs a file", "write sqlite:data/gateway.db"),
-            _ if rest.contains('\0') => value.mistake("a path has no NUL", "write sqlite:data/gateway.db"),
-            // Beside the file, wherever the process was started.
-            _ => Some(StoreUrl::Sqlite(file.parent().unwrap_or(Path::new("")).join(PathBuf::from(rest)))),
-        },
-        "redis" | "rediss" | "redis+sentinel" | "redis+cluster" => {
-            value.mistake("a Redis store is not enforced by this build yet", "write sqlite:PATH")
-        }
-        // Not the URL: it may hold a password.
-        _ => value.mistake(
-            format!("unknown kind of store `{}`", shorten(scheme)),
-            &match did_you_mean(scheme, ["sqlite", "redis", "rediss", "redis+sentinel", "redis+cluster"]) {
-                near if near.is_empty() => "write sqlite:PATH".to_owned(),
-                near => near,
-            },
-        ),
+    // Beside the file, wherever the process was started.
+    match StoreUrl::parse(value.text()?, file.parent().unwrap_or(Path::new(""))) {
+        Ok(url) => Some(url),
+        Err(UrlError { what, mend }) => value.mistake(what, &mend),
     }
 }
 

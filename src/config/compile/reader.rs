@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::units;
+pub(super) use crate::config::diagnostic::shorten;
 use crate::config::diagnostic::{Diagnostic, Severity, nearest};
 use crate::config::raw::{Kind, Node, Position};
 
@@ -289,10 +290,4 @@ impl<'a> Map<'a> {
 
 pub(super) fn did_you_mean<'k>(text: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     nearest(text, known).map_or_else(String::new, |near| format!("did you mean `{near}`?"))
-}
-
-/// Enough of a text to recognise it: what stands in the wrong place may be long, or a secret.
-pub(super) fn shorten(text: &str) -> String {
-    let shown: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().count() > 60 { format!("{shown}…") } else { shown }
 }

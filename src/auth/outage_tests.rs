@@ -122,6 +122,23 @@ async fn all_who_wait_when_the_store_goes_away_are_told_together_and_the_next_lo
     assert!(f.auth.index().flights.is_empty());
 }
 
+/// A load that one change after the other overtakes gives up in the end: what it found is for those who asked before.
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_a_load_that_began_before_the_last_change() {
+    let f = Fixture::new().await;
+    f.store.inject_times(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(60)), 3);
+    let (auth, front, hash) = (f.auth.clone(), f.front.clone(), f.hash);
+    let early = tokio::spawn(async move { auth.look_up(hash, &front).await });
+    for change in 1..=3 {
+        sleep(Duration::from_millis(if change == 1 { 50 } else { 60 })).await;
+        let change = if change == 3 { f.delete().await } else { Change::Key(f.id.clone()) };
+        f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
+    }
+    assert!(f.look_up(f.hash).await.unwrap().is_none(), "it is deleted");
+    assert!(early.await.unwrap().unwrap().is_some(), "when it was asked for it was there");
+    assert!(f.look_up(f.hash).await.unwrap().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_from_before_an_outage_is_no_younger_than_its_question() {
     let f = Fixture::new().await;

@@ -32,7 +32,7 @@ pub(super) struct Fixture {
     pub(super) auth: Arc<Authenticator>,
     pub(super) front: Arc<Front>,
     pub(super) hash: KeyHash,
-    id: KeyId,
+    pub(super) id: KeyId,
 }
 
 impl Fixture {
@@ -78,7 +78,7 @@ impl Fixture {
         self.auth.apply(&FeedItem::Changes(Revision(1), Vec::new()));
     }
 
-    async fn delete(&self) -> Change {
+    pub(super) async fn delete(&self) -> Change {
         let key = self.store.key(self.id.clone()).await.unwrap().unwrap();
         let record = KeyRecord { deleted_at: Some(Timestamp::from_unix_millis(1)), ..key.record };
         self.store.replace_key(record, key.version, Some(event(Action::Deleted))).await.unwrap();

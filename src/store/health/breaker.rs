@@ -48,6 +48,8 @@ pub(super) struct Breaker {
     heard: AtomicU64,
     /// When an answer was first lost, if none has come since; else 0.
     lost: AtomicU64,
+    /// When it was last found to be back.
+    back: AtomicU64,
     pinging: AtomicBool,
     pub(super) told: Mutex<Told>,
 }
@@ -128,7 +130,16 @@ impl Breaker {
         self.hear(now);
         self.lost.store(0, Ordering::Release);
         let prompt = now.since(sent) <= timeout || heard_meanwhile;
-        prompt && self.end(State::Away)
+        let back = prompt && self.end(State::Away);
+        if back {
+            self.back.store(now.0, Ordering::Release);
+        }
+        back
+    }
+
+    /// Whether a call was sent before the last outage ended: how it fails says nothing about now.
+    pub(super) fn is_history(&self, sent: Mono) -> bool {
+        sent.0 < self.back.load(Ordering::Acquire)
     }
 
     /// Something was heard.

@@ -138,7 +138,7 @@ impl Guard {
                     self.learn(&leave, answer.as_ref().map(|_| ()));
                     return answer;
                 }
-                () = sleep(if told { LEFTOVER_LOOK } else { tick }) => {}
+                () = sleep(if told { LEFTOVER_LOOK } else { vigil.pause(tick, self.timeout) }) => {}
             }
             let now = self.clock.mono();
             let silence = vigil.look(breaker, now, tick);
@@ -201,6 +201,7 @@ impl Guard {
                     self.tell(part, breaker, now);
                 }
             }
+            Err(_) if breaker.is_history(leave.sent) => {}
             Err(error @ (StoreError::Unavailable(_) | StoreError::Refused(_))) => {
                 let why = || (error.to_string(), matches!(error, StoreError::Refused(_)));
                 match leave.kind {
@@ -285,6 +286,11 @@ struct Vigil {
 impl Vigil {
     fn begin(sent: Mono) -> Self {
         Self { silence: Duration::ZERO, looked_at: sent }
+    }
+
+    /// Until the next look: not past the moment at which the silence is an outage.
+    fn pause(&self, tick: Duration, timeout: Duration) -> Duration {
+        tick.min(timeout.saturating_sub(self.silence)).max(Duration::from_millis(1))
     }
 
     fn look(&mut self, breaker: &Breaker, now: Mono, tick: Duration) -> Duration {

@@ -87,8 +87,9 @@ async fn whoever_may_not_track_hears_the_same_over_the_channel() {
 async fn a_server_that_forgot_everything_makes_everybody_forget() {
     let server = RedisServer::start();
     let store = open(at(&server)).await;
-    let before = create(&*store, "k1", "a1").await;
     let mut feed = store.subscribe();
+    let before = create(&*store, "k1", "a1").await;
+    changes(&mut feed, 2).await;
     server.cli(&["FLUSHALL"]);
     assert_eq!(news(&mut feed).await, FeedItem::Lost);
     assert!(matches!(news(&mut feed).await, FeedItem::Restored(_)));

@@ -61,7 +61,7 @@ impl Three {
             let ask = || Some(gateway.get(&path).bearer(&reader).send()).filter(|answer| answer.status() == 200);
             wait_for("usage can be read", SOON, ask).0.json()["total_requests"].as_u64().unwrap()
         };
-        self.all().into_iter().map(read).last().unwrap()
+        self.all().into_iter().map(read).next_back().unwrap()
     }
 }
 

@@ -122,7 +122,7 @@ async fn a_key_written_as_the_documentation_says_is_a_key() {
     let commands: Vec<&str> = lines.filter(|line| line.starts_with("HSET sm:") || line.contains(" k-1")).collect();
     assert_eq!(commands.iter().filter(|line| line.starts_with("ZADD")).count(), 2, "{commands:?}");
     for line in commands.iter().filter(|line| !line.starts_with('|')) {
-        let line = line.replace("sm:", &store.names.prefix()).replace("HASH", &hash.to_hex());
+        let line = line.replace("sm:", store.names.prefix()).replace("HASH", &hash.to_hex());
         // Words, but for what stands between quotes.
         let words: Vec<&str> = line
             .split('\'')

@@ -18,7 +18,7 @@ pub fn open(url: &StoreUrl, access: &RedisAccess, connections: usize) -> Result<
     }
 }
 
-/// What the URL says comes first: the file allows no member that says the same.
+/// Credentials in the URL stand for themselves; otherwise those of the file are used.
 fn redis_config(url: &RedisUrl, access: &RedisAccess, connections: usize) -> RedisConfig {
     let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port };
     let all = |hosts: &[(String, u16)]| hosts.iter().map(address).collect();
@@ -28,15 +28,20 @@ fn redis_config(url: &RedisUrl, access: &RedisAccess, connections: usize) -> Red
         RedisServers::Cluster(hosts) => Servers::Cluster(all(hosts)),
     };
     let encrypted = url.encrypted || (access.encrypted && !matches!(servers, Servers::Standalone(_)));
-    let password = match (&url.password, &access.password) {
-        (Some(text), _) | (None, Some(Secret::Text(text))) => Some(Password::Text(text.clone())),
-        (None, Some(Secret::File(path))) => Some(Password::File(path.clone())),
-        (None, None) => None,
+    let in_url = url.username.is_some() || url.password.is_some();
+    let (username, password) = if in_url {
+        (url.username.clone(), url.password.clone().map(Password::Text))
+    } else {
+        let password = access.password.clone().map(|secret| match secret {
+            Secret::Text(text) => Password::Text(text),
+            Secret::File(path) => Password::File(path),
+        });
+        (access.username.clone(), password)
     };
     RedisConfig {
         servers,
         tls: encrypted.then(|| Tls { ca: access.ca.clone(), client: access.client.clone() }),
-        username: url.username.clone().or_else(|| access.username.clone()),
+        username,
         password,
         database: i64::from(url.database),
         prefix: access.prefix.clone(),

@@ -103,6 +103,12 @@ pub enum Command {
   seeme-gateway accounts suspend u-1"
     )]
     Accounts(AccountsCommand),
+    /// Move, back up or restore a store.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  seeme-gateway store copy --from sqlite:data/gateway.db --to sqlite:backup.db"
+    )]
+    Store(StoreCommand),
     /// A SeeMe-shaped backend to try the gateway with.
     #[command(after_help = "Example:\n  seeme-gateway sample-backend --listen 127.0.0.1:9000")]
     SampleBackend {
@@ -339,6 +345,46 @@ pub enum AccountsCommand {
 pub struct AccountArgs {
     /// The account's id.
     pub id: String,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `store …`
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Copy keys, accounts, usage and events from one store into another: a move, a backup, a restore.
+    ///
+    /// What the target has of a copied key or account is replaced, the rest of it stays: a key that was disabled or deleted after
+    /// a backup works again once that is brought back. A copy that failed is simply repeated; copying twice is copying once. At
+    /// the end the target is read again and compared.
+    ///
+    /// Gateways may run on both stores; those of the target obey at once. Each key is copied as it is at one moment, but not all
+    /// keys at the same one, and what the gateways of the source write afterwards stays behind. For an exact move stop them
+    /// first, or stop them after a first copy and copy once more. Use the newest of the versions that run on the source: an
+    /// older one does not see all that a newer one has written.
+    ///
+    /// For Redis the username, password, tls and prefix of `store` in the configuration file are used, where there is one;
+    /// credentials in a URL stand for themselves.
+    ///
+    /// Not copied are the quota windows, which begin anew: what an account has used of its minute and day is forgotten.
+    #[command(after_help = "Examples:
+  seeme-gateway store copy --from sqlite:data/gateway.db --to sqlite:backup.db      a backup
+  seeme-gateway store copy --from sqlite:backup.db --to sqlite:data/gateway.db      back again
+  seeme-gateway store copy --from sqlite:data/gateway.db --to redis://redis:6379   a move, with store.password of gateway.yaml
+  seeme-gateway store copy --from redis://redis:6379 --to sqlite:backup.db --json")]
+    Copy(CopyArgs),
+}
+
+/// Arguments of `store copy`. No configuration file is needed.
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// The store to read, as in `store.url`; a relative path begins at the working directory.
+    #[arg(long, value_name = "URL")]
+    pub from: String,
+    /// The store to write to; a file is made when absent.
+    #[arg(long, value_name = "URL")]
+    pub to: String,
     /// JSON on stdout.
     #[arg(long)]
     pub json: bool,

@@ -13,6 +13,7 @@ mod process;
 mod routes;
 mod run;
 pub mod sample_backend;
+mod store;
 mod trial;
 
 use std::ffi::OsString;
@@ -115,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
             let store = open(&config)?;
             block_on(accounts::run(command, store, config))??;
         }
+        Command::Store(command) => store::run(command, file)?,
         Command::SampleBackend { listen } => sample_backend::run(listen).map_err(failed)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+pub mod copy;
 mod counted;
 mod event;
 #[doc(hidden)]
@@ -355,7 +356,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes a key what it was in another store. Afterwards its record, its secrets with their ends and last uses, `former_use`, its
     /// events and its usage are the copy's, and nothing else is left of what this store had of that key: usage is set, not added, and
-    /// doing it twice is doing it once. A deleted key gets no secrets, whatever the copy has. A secret of another key is a
+    /// doing it twice is doing it once. (What is flushed late of the use of a former secret may count or not.) A deleted key gets no secrets, whatever the copy has. A secret of another key is a
     /// [`StoreError::Conflict`] and nothing is done. The version begins or grows, never goes back. Both kinds of change are announced,
     /// the key and each secret, because gateways that run on this store may have cached otherwise.
     fn restore_key(&self, copy: KeyCopy) -> StoreFuture<'_, Revision>;

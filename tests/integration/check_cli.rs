@@ -115,6 +115,8 @@ fn help_of_every_command_is_as_recorded() {
         "accounts list",
         "accounts suspend",
         "accounts resume",
+        "store",
+        "store copy",
         "sample-backend",
     ] {
         let mut arguments: Vec<&str> = command.split_whitespace().collect();

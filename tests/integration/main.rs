@@ -27,6 +27,7 @@ mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
 mod store_busy;
+mod store_copy;
 mod store_full;
 mod support;
 mod usage;

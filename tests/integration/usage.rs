@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::support::{Connection, Gateway, Key, Stand, eventually};
+use super::support::{Connection, Gateway, Key, Process, Stand, eventually};
 
 /// The client's own count: by endpoint, then by class.
 #[derive(Debug, Default, Clone)]
@@ -284,7 +284,8 @@ fn what_the_store_did_not_take_at_the_end_is_sent_at_the_next_start() {
 #[test]
 fn two_gateways_do_not_share_a_journal() {
     let stand = journaled();
-    let ended = stand.cli(&["run"]);
+    let mut second = Process::start("second", stand.folder(), &["run", "-c", stand.config().to_str().unwrap()]);
+    let ended = second.wait();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("in use by another gateway (usage.journal)"), "{}", ended.stderr);
     assert!(stand.folder().join("data/usage.journal").exists());

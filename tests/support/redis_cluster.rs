@@ -41,8 +41,10 @@ impl Cluster {
             cluster.nodes[master].cli(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
         }
         for (number, node) in cluster.nodes.iter().enumerate() {
-            // Nodes that agree on who came first have no conflicts to resolve.
+            // Nodes that agree on who came first have no conflicts to resolve. Before anybody meets: gossip is quick.
             node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
+        }
+        for (number, node) in cluster.nodes.iter().enumerate() {
             for other in &cluster.nodes[number + 1..] {
                 node.cli(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string()]);
             }

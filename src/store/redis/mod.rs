@@ -32,8 +32,17 @@
 //! | `sm:u:{uNN}:days:ID`, `…:names`, `…:endpoints`, `…:applied:REPLICA` | | days with usage; endpoint → N; the last N; the last piece added |
 //! | `sm:idem:{NAME}` | hash | an idempotency row |
 //!
-//! Names under `sm:{reg}:` and `sm:rc:` are tracked: a program in any language that writes a key record (the first two rows, and
-//! its id in the sorted sets) is obeyed at once, without telling anybody. Keys and accounts are in one slot on purpose: a key is
+//! Names under `sm:{reg}:` and `sm:rc:` are tracked: a program in any language that writes a key record is obeyed at once, without
+//! telling anybody. In one `MULTI` (a test runs these very lines):
+//!
+//! ```text
+//! HSET sm:{reg}:key:k-1 version 1 record '{"id":"k-1","name":"ci","key_prefix":"sm_live_abcd","environment":"live","account_id":"u-1","scopes":["models:read"],"disabled":false,"created_at":"2026-11-26T00:00:00Z","updated_at":"2026-11-26T00:00:00Z","created_by":"backend"}' secrets '[{"hash":"HASH","key_prefix":"sm_live_abcd"}]'
+//! SET sm:{reg}:secret:HASH k-1
+//! ZADD sm:aux{reg}:keys 1795651200000 k-1
+//! ZADD sm:aux{reg}:keys:u-1 1795651200000 k-1
+//! ```
+//!
+//! Whoever changes a record adds one to `version`, so that nobody overwrites what he has not read. Keys and accounts are in one slot on purpose: a key is
 //! read with its account in one step, and a change of several rows is one script. They are read on a cache miss only; what is
 //! frequent, ledgers and usage, is spread over all masters.
 

@@ -2,7 +2,8 @@
 //!
 //! A lane is one multiplexed, pipelined connection; every worker thread has a lane of its own. A connection that ends is noticed
 //! at once; one that is silent with calls outstanding is asked with a PING, and replaced when that stays unanswered. Whoever needs a
-//! connection while one is being made waits for the end of that attempt; after a failed attempt nobody waits.
+//! connection while one is being made waits for the end of that attempt; after a failed attempt nobody waits. While a server is
+//! away only the first lane tries to reach it.
 //!
 //! No call is repeated here, or anywhere below.
 
@@ -70,9 +71,16 @@ impl Node {
         self.part.store(part, Ordering::Relaxed);
     }
 
+    fn address_and_first_lane(&self) -> (Address, watch::Receiver<State>) {
+        (self.address.clone(), self.lanes[0].state.subscribe())
+    }
+
     /// A lease of a lane's connection for one call.
     pub(super) async fn lane(&self, number: usize) -> Result<Turn<'_>, StoreError> {
-        let lane = &self.lanes[number % self.lanes.len()];
+        let mut lane = &self.lanes[number % self.lanes.len()];
+        if !matches!(*lane.state.borrow(), State::Up(_)) {
+            lane = &self.lanes[0];
+        }
         let mut states = lane.state.subscribe();
         let state = states.wait_for(|state| !matches!(state, State::Connecting)).await;
         match state.as_deref() {
@@ -149,7 +157,10 @@ impl Lane {
 async fn keep(node: Weak<Node>, number: usize, config: Arc<RedisConfig>, lost: Arc<Notify>) {
     let mut pause = PAUSE;
     loop {
-        let Some(address) = node.upgrade().map(|node| node.address.clone()) else { return };
+        let Some((address, mut first)) = node.upgrade().map(|node| node.address_and_first_lane()) else { return };
+        if number > 0 && first.wait_for(|state| matches!(state, State::Up(_))).await.is_err() {
+            return;
+        }
         let (sender, pushed) = unbounded_channel();
         let made = connect(&config, &address, sender).await;
         let Some(node) = node.upgrade() else { return };

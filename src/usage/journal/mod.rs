@@ -14,20 +14,18 @@
 //!
 //! Everything here blocks. It must not be called by whoever serves requests, and nothing in the file may be or contain a key.
 
+mod file;
 mod record;
 mod replay;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::fs::{FlockOperation, flock};
 
 use super::counts::Piece;
 use super::ledger::{Frozen, State};
@@ -36,6 +34,7 @@ use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
 use crate::store::ReplicaId;
 
+use file::{beside, keep_copy, lock, make, options};
 pub(super) use record::Record;
 use replay::Replay;
 
@@ -108,13 +107,10 @@ impl Journal {
     /// Opens or makes the file and its folders, locks it and reads what a former process left.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, JournalError> {
         let failed = |error| JournalError::Io(path.to_owned(), error);
-        let lock = lock(path)?;
-        let file = options().open(path).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(failed(io::Error::other("not a regular file")));
-        }
-        // The file behind a symbolic link: it is replaced, not the link.
-        let path = fs::canonicalize(path).map_err(failed)?;
+        let path = make(path).map_err(failed)?;
+        let lock = lock(&path)?;
+        // Only now: whoever had the lock may have replaced the file.
+        let file = options().open(&path).map_err(failed)?;
         let replay = read(&file, &path, clock.wall())?;
         if let Some(line) = replay.damaged {
             keep_copy(&path, line);
@@ -332,34 +328,6 @@ fn check_length(len: u64, most: u64) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::FileTooLarge, format!("it would grow past {} MiB", most >> 20)))
 }
 
-/// For the owner alone.
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).append(true).create(true).mode(0o600);
-    options
-}
-
-/// The path with something behind it.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Makes the folders and takes the lock. It is on a file of its own, because the journal is replaced now and then.
-fn lock(path: &Path) -> Result<File, JournalError> {
-    let failed = |error| JournalError::Io(path.to_owned(), error);
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    }
-    let lock = options().open(beside(path, ".lock")).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Locked(path.to_owned())),
-        Err(error) => Err(failed(error.into())),
-    }
-}
-
 /// Reads what former lives left.
 fn read(file: &File, path: &Path, now: Timestamp) -> Result<Replay, JournalError> {
     let failed = |error| JournalError::Io(path.to_owned(), error);
@@ -378,18 +346,4 @@ fn read(file: &File, path: &Path, now: Timestamp) -> Result<Replay, JournalError
     }
     let newer = first.starts_with(record::ANY_VERSION);
     Err(if newer { JournalError::Newer(path.to_owned()) } else { JournalError::Foreign(path.to_owned()) })
-}
-
-fn keep_copy(path: &Path, line: usize) {
-    let copy = beside(path, ".damaged");
-    let outcome = match fs::copy(path, &copy) {
-        Ok(_) => "a copy is kept",
-        Err(_) => "and could not be copied",
-    };
-    tracing::warn!(
-        path = %path.display(),
-        line,
-        copy = %copy.display(),
-        "the usage journal is damaged in this line: what stands before it is sent, what was counted after it is lost; {outcome}"
-    );
 }

@@ -21,6 +21,6 @@ pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
 pub(crate) use http::{Connection, Response};
 pub(crate) use key::Key;
-pub(crate) use process::Process;
+pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;
 pub(crate) use stand::{Gateway, Stand, cli};

@@ -87,8 +87,9 @@ async fn whoever_may_not_track_hears_the_same_over_the_channel() {
 async fn a_server_that_forgot_everything_makes_everybody_forget() {
     let server = RedisServer::start();
     let store = open(at(&server)).await;
-    let before = create(&*store, "k1", "a1").await;
     let mut feed = store.subscribe();
+    let before = create(&*store, "k1", "a1").await;
+    changes(&mut feed, 2).await;
     server.cli(&["FLUSHALL"]);
     assert_eq!(news(&mut feed).await, FeedItem::Lost);
     assert!(matches!(news(&mut feed).await, FeedItem::Restored(_)));
@@ -108,4 +109,31 @@ async fn a_record_that_another_program_writes_is_obeyed_without_telling_anybody(
     server.cli(&["HSET", &format!("{}key:k1", store.names.registry()), "record", &disabled]);
     assert_eq!(changes(&mut feed, 1).await.1, [Change::Key(key_id("k1"))]);
     assert!(store.key(key_id("k1")).await.unwrap().unwrap().record.disabled);
+}
+
+#[tokio::test]
+async fn a_key_written_as_the_documentation_says_is_a_key() {
+    let server = RedisServer::shared();
+    let store = open(at(&server)).await;
+    let hash = crate::store::contract::hash("elsewhere");
+    // An unknown secret is remembered as unknown: its appearance must be told.
+    let mut feed = store.subscribe();
+    let lines = include_str!("../mod.rs").lines().map(|line| line.trim_start_matches("//! "));
+    let commands: Vec<&str> = lines.filter(|line| line.starts_with("HSET sm:") || line.contains(" k-1")).collect();
+    assert_eq!(commands.iter().filter(|line| line.starts_with("ZADD")).count(), 2, "{commands:?}");
+    for line in commands.iter().filter(|line| !line.starts_with('|')) {
+        let line = line.replace("sm:", &store.names.prefix()).replace("HASH", &hash.to_hex());
+        // Words, but for what stands between quotes.
+        let words: Vec<&str> = line
+            .split('\'')
+            .enumerate()
+            .flat_map(|(n, part)| if n % 2 == 1 { vec![part] } else { part.split_ascii_whitespace().collect() })
+            .collect();
+        server.cli(&words);
+    }
+    let told = changes(&mut feed, 2).await.1;
+    assert!(told.contains(&Change::Secret(hash)) && told.contains(&Change::Key(key_id("k-1"))), "{told:?}");
+    let key = store.key_by_secret(hash).await.unwrap().unwrap();
+    assert_eq!((key.record.name.as_str(), key.secrets.len()), ("ci", 1));
+    assert_eq!(store.keys(crate::store::KeyFilter::default()).await.unwrap(), [key]);
 }

@@ -62,6 +62,7 @@ async fn trouble(store: &dyn Store) -> Option<String> {
 async fn a_file_that_a_newer_version_added_to_is_used_and_left_as_it_is() {
     let (folder, file) = file().await;
     add(&file);
+    file.execute_batch("UPDATE meta SET value = value - 1").unwrap();
     let (newer, oldest) = (version(&file), min_reader(&file));
     let store = open(&folder);
     assert!(store.key_by_secret(hash("k1")).await.unwrap().is_some());

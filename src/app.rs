@@ -293,6 +293,10 @@ async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Rep
     // What the store could not be told when it was time.
     let mut owed = None;
     while let Some(item) = feed.recv().await {
+        if matches!(item, FeedItem::Restored(_)) {
+            // The feed is often back before the breaker has closed, and what is not cached is a 503 till then.
+            shared.auth.until_readable().await;
+        }
         shared.auth.apply(&item);
         let news = match &item {
             FeedItem::Changes(revision, changes) => {

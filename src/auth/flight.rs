@@ -15,7 +15,7 @@ use crate::store::Part;
 use crate::store::health::{Kind, Leave};
 
 /// Keys are in this part.
-const KEYS: Part = Part(0);
+pub(super) const KEYS: Part = Part(0);
 /// Loads that a change may overtake before the result is used for this request alone, uncached.
 const ATTEMPTS: usize = 3;
 /// A call is waited for this long; later its answer is of no use.

@@ -260,6 +260,11 @@ impl Authenticator {
         }
     }
 
+    /// Waits until keys can be looked up. What is cached is thrown away only then: until then it is better than nothing.
+    pub async fn until_readable(&self) {
+        self.guard.until_readable(flight::KEYS).await;
+    }
+
     fn forget(&self, index: &mut Index, tag: &Tag) {
         for hash in index.hashes.remove(tag).unwrap_or_default() {
             self.cache.invalidate(&hash);

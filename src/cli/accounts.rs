@@ -8,7 +8,8 @@ use super::{CliError, failed, refused};
 use crate::config::model::{Config, Quota};
 use crate::management::accounts::{Accounts, ChangedAccount, to_json};
 use crate::management::acknowledge;
-use crate::management::problem::{ManagementError, holds_secret};
+use crate::management::problem::ManagementError;
+use crate::policy::credential::holds_secret;
 use crate::policy::key::{Account, AccountId, QuotaLimits};
 use crate::store::Store;
 

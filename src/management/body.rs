@@ -6,7 +6,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::problem::{BadMember, ManagementError, holds_secret, quoted};
+use super::problem::{BadMember, ManagementError, quoted};
+use crate::policy::credential::holds_secret;
 use crate::policy::key::{AccountId, Environment, KeyRecord, OrganizationId, ResourceId, Timestamp};
 use crate::policy::scope::Scope;
 

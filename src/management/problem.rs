@@ -118,17 +118,6 @@ pub fn quoted(text: &str) -> String {
     if text.chars().nth(QUOTED_CHARS).is_some() { format!("{short}...") } else { short }
 }
 
-/// Whether a text contains something that may be a whole key, and so must not be stored: `sm_live_` or `sm_test_` with at
-/// least the 12 characters of the shortest key. A prefix as shown to people is less.
-pub fn holds_secret(text: &str) -> bool {
-    const PREFIX: usize = "sm_live_".len();
-    const SHORTEST: usize = 12;
-    text.as_bytes().windows(PREFIX + SHORTEST).any(|window| {
-        let (prefix, rest) = window.split_at(PREFIX);
-        looks_like_key(prefix) && rest.iter().all(u8::is_ascii_alphanumeric)
-    })
-}
-
 fn invalid(place: &str, bad: &[BadMember]) -> Problem {
     let names: Vec<&str> = bad.iter().take(NAMED_IN_MESSAGE).map(|bad| bad.member.as_str()).collect();
     let more = match bad.len().saturating_sub(NAMED_IN_MESSAGE) {

@@ -143,6 +143,16 @@ pub fn looks_like_key(value: &[u8]) -> bool {
     value.windows(PREFIX_LEN).any(|w| w.eq_ignore_ascii_case(b"sm_live_") || w.eq_ignore_ascii_case(b"sm_test_"))
 }
 
+/// Whether a text contains something that may be a whole key, and so must not be stored: `sm_live_` or `sm_test_` with at
+/// least the 12 characters of the shortest key. A prefix as shown to people is less.
+pub fn holds_secret(text: &str) -> bool {
+    const SHORTEST: usize = 12;
+    text.as_bytes().windows(PREFIX_LEN + SHORTEST).any(|window| {
+        let (prefix, rest) = window.split_at(PREFIX_LEN);
+        looks_like_key(prefix) && rest.iter().all(u8::is_ascii_alphanumeric)
+    })
+}
+
 /// The token of a `Bearer` credential; the scheme is compared without case (RFC 9110 section 11.1).
 fn bearer_token(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(6)?;

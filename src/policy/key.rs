@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::credential::holds_secret;
 use super::scope::Scope;
 
-/// A text is not an identifier: outside `[A-Za-z0-9._:-]{1,64}`.
+/// A text is not an identifier: outside `[A-Za-z0-9._:-]{1,64}`, or a key that somebody put in the place of an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an id: 1 to 64 characters of A-Z a-z 0-9 . _ : -")]
 pub struct InvalidId(pub String);
@@ -30,7 +31,11 @@ macro_rules! id_type {
 
         impl $name {
             /// Accepts `[A-Za-z0-9._:-]{1,64}`, the alphabet in which no id can break out of a header, a path or a store key.
+            /// A key is no id: ids are sent to stores and written to logs.
             pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                if holds_secret(text) {
+                    return Err(InvalidId("(a key)".to_owned()));
+                }
                 if is_id(text) { Ok(Self(text.into())) } else { Err(InvalidId(text.chars().take(80).collect())) }
             }
 
@@ -283,6 +288,15 @@ mod tests {
             assert!(KeyId::parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(ResourceId::parse("gpt-4.1:mini_x").unwrap().as_str(), "gpt-4.1:mini_x");
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_an_id_is_none_and_is_not_repeated() {
+        let secret = "sm_live_EDiizzWw99APc5QtRZLmboR8jCGEw5RZ0eRX5J";
+        for id in [secret, &format!("x.{secret}"), &secret[..20]] {
+            assert_eq!(KeyId::parse(id).unwrap_err(), InvalidId("(a key)".to_owned()));
+        }
+        assert!(ResourceId::parse("sm_live_demo").is_ok());
     }
 
     #[test]

@@ -21,7 +21,13 @@ mod operating;
 mod paths;
 mod quota;
 mod random;
+mod redis_cluster;
 mod redis_harness;
+mod redis_quota;
+mod redis_revocation;
+mod redis_secrets;
+mod redis_trouble;
+mod redis_usage;
 mod resources;
 mod secrets;
 #[path = "../support/mod.rs"]

@@ -50,6 +50,8 @@ pub struct Guard {
     probes: AtomicU64,
     opened: AtomicU64,
     woken: Arc<Notify>,
+    /// A part is there again.
+    back: Notify,
 }
 
 impl Guard {
@@ -66,6 +68,7 @@ impl Guard {
             probes: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             woken: Arc::default(),
+            back: Notify::new(),
         });
         guard.control.spawn(watchman::keep_watch(Arc::downgrade(&guard), guard.woken.clone()));
         guard
@@ -99,6 +102,19 @@ impl Guard {
     /// Whether all parts are there.
     pub fn is_well(&self) -> bool {
         self.breakers.iter().all(|breaker| breaker.state() == State::There)
+    }
+
+    /// Waits until a part can be read.
+    pub async fn until_readable(&self, part: Part) {
+        loop {
+            // Registered before the state is looked at: an answer in between is not missed.
+            let mut back = pin!(self.back.notified());
+            back.as_mut().enable();
+            if self.state(part) != State::Away {
+                return;
+            }
+            back.await;
+        }
     }
 
     /// Calls that went out to find out whether the store is back.
@@ -198,6 +214,7 @@ impl Guard {
                 let mut back = breaker.answered(now, leave.sent, self.timeout);
                 back |= leave.kind == Kind::Charge && outcome.is_ok() && breaker.end(State::Refusing);
                 if back {
+                    self.back.notify_waiters();
                     self.tell(part, breaker, now);
                 }
             }

@@ -379,3 +379,16 @@ async fn a_guard_that_is_dropped_ends_its_watch() {
     .await
     .unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_part_goes_on_as_soon_as_it_can_be_read() {
+    let f = fixture();
+    timeout(Duration::ZERO, f.guard.until_readable(Part(0))).await.expect("it is there");
+    f.store.inject_everywhere(Fault::Hold);
+    f.read().await.unwrap_err();
+    timeout(Duration::from_secs(10), f.guard.until_readable(Part(0))).await.expect_err("it is away");
+    timeout(Duration::ZERO, f.guard.until_readable(Part(1))).await.expect("another part");
+    f.store.heal();
+    timeout(RECOVERY, f.guard.until_readable(Part(0))).await.expect("it is back");
+    f.read().await.unwrap();
+}

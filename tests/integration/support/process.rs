@@ -33,8 +33,14 @@ pub(crate) struct Finished {
 impl Process {
     /// Starts the binary with its output in files of `folder`.
     pub(crate) fn start(name: &str, folder: &Path, arguments: &[&str]) -> Self {
+        Self::start_in(name, folder, arguments, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn start_in(name: &str, folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let (stdout, stderr) = (folder.join(format!("{name}.stdout")), folder.join(format!("{name}.stderr")));
         let child = command(arguments)
+            .envs(variables.iter().copied())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())
             .spawn()
@@ -126,7 +132,9 @@ pub(crate) fn run(arguments: &[&str], stdin: Option<&[u8]>) -> Finished {
 }
 
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seeme-gateway"));
+    // Another build of it, for figures: `target/release/seeme-gateway`.
+    let named = std::env::var_os("SEEME_TEST_GATEWAY_BIN");
+    let mut command = Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_seeme-gateway").into()));
     // Nothing of the caller's environment may decide a test.
     command.args(arguments).stdin(Stdio::null()).env_remove("SEEME_GATEWAY_CONFIG").env("COLUMNS", "120");
     command

@@ -139,7 +139,13 @@ const USUAL_ROUTES: &str = "  - { match: \"* /echo/{*rest}\", scope: models:read
 
 impl Gateway {
     pub(crate) fn start(name: &str, folder: &Path, config: &Path) -> Self {
-        let mut process = Process::start(name, folder, &["run", "-c", config.to_str().unwrap()]);
+        Self::start_in(name, folder, config, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn start_in(name: &str, folder: &Path, config: &Path, variables: &[(&str, &str)]) -> Self {
+        let arguments = ["run", "-c", config.to_str().unwrap()];
+        let mut process = Process::start_in(name, folder, &arguments, variables);
         let (public, admin) = process.await_output("the line that says it serves", |process| {
             let stderr = process.stderr();
             let line = stderr.lines().find(|line| line.contains(" serving "))?;
@@ -197,6 +203,27 @@ impl Stand {
     pub(crate) fn another_gateway(&self) -> Gateway {
         let name = format!("gateway-{}", self.gateways.fetch_add(1, Ordering::Relaxed));
         Gateway::start(&name, self.folder.path(), &self.config)
+    }
+
+    /// Another gateway process whose file differs in one text, in a folder of its own.
+    pub(crate) fn gateway_with(&self, text: &str, instead: &str) -> Gateway {
+        let name = format!("gateway-{}", self.gateways.fetch_add(1, Ordering::Relaxed));
+        let folder = self.folder.path().join(&name);
+        std::fs::create_dir(&folder).unwrap();
+        let file = std::fs::read_to_string(&self.config).unwrap();
+        assert!(file.contains(text), "no {text} in {file}");
+        let config = folder.join("gateway.yaml");
+        std::fs::write(&config, file.replace(text, instead)).unwrap();
+        Gateway::start(&name, &folder, &config)
+    }
+
+    /// A key on an account of its own with these limits.
+    pub(crate) fn limited_key(&self, per_minute: usize, per_day: usize) -> Key {
+        let account = self.new_account();
+        let (minute, day) = (per_minute.to_string(), per_day.to_string());
+        let limits = ["--requests-per-minute", &minute, "--requests-per-day", &day];
+        self.cli(&[&["accounts", "set", &account, "--plan", "enterprise"], &limits[..]].concat()).expect_success();
+        self.key().account(&account).create()
     }
 
     /// A key on an account of its own.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::servers::Cluster;
 use super::support::{
-    Gateway, Key, Load, Shot, Stand, Tally, count, eventually, minute_with, seconds, sized, statuses, wait_for,
+    Gateway, Key, Load, Shot, Stand, Tally, count, eventually, minute_with, patience, seconds, sized, statuses,
+    wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -12,15 +13,17 @@ const DAY: usize = 10_000_000;
 
 struct Three {
     tally: Tally,
-    stand: Stand,
+    /// Before the folder in which they write goes.
     others: Vec<Gateway>,
+    stand: Stand,
     cluster: Cluster,
 }
 
 impl Three {
     fn start() -> Self {
         let (cluster, tally) = (Cluster::start_with(&["--cluster-require-full-coverage", "no"]), Tally::start());
-        let store = format!("url: \"{}\", outage: {{ serve_cached_keys_for: 10m }}", cluster.url());
+        let members = ", outage: { serve_cached_keys_for: 10m }";
+        let store = format!("url: \"{}\"{members}{}", cluster.url(), patience());
         let stand = Stand::new().upstream(tally.address()).section("log: off").shared_store(&store).start();
         let others = (0..2).map(|_| stand.another_gateway()).collect();
         let three = Self { tally, stand, others, cluster };

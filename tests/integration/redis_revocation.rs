@@ -6,16 +6,17 @@ use serde_json::{Value, json};
 
 use super::servers::RedisServer;
 use super::support::{
-    Gateway, Key, Load, Response, Running, Shot, Stand, count, eventually, is_long, percentile, seconds, sized,
-    statuses, wait_for,
+    Gateway, Key, Load, Response, Running, Shot, Stand, count, eventually, is_long, patience, percentile, seconds,
+    sized, statuses, wait_for,
 };
 
 const BASE: &str = "/api/v1/api-keys";
 const SOON: Duration = Duration::from_secs(10);
 
 struct Three {
-    stand: Stand,
+    /// Before the folder in which they write goes.
     others: Vec<Gateway>,
+    stand: Stand,
     redis: RedisServer,
     /// May create and delete, and send.
     caller: Key,
@@ -24,7 +25,7 @@ struct Three {
 impl Three {
     fn start() -> Self {
         let redis = RedisServer::start();
-        let stand = on(&redis, "");
+        let stand = on(&redis);
         let others: Vec<_> = (0..2).map(|_| stand.another_gateway()).collect();
         let caller = stand.key().scope("models:read").scope("api-keys:*").create();
         Self { stand, others, redis, caller }
@@ -39,8 +40,8 @@ impl Three {
     }
 }
 
-fn on(redis: &RedisServer, members: &str) -> Stand {
-    let store = format!("url: \"{}\", username: first, password: first{members}", redis.url());
+fn on(redis: &RedisServer) -> Stand {
+    let store = format!("url: \"{}\", username: first, password: first{}", redis.url(), patience());
     redis.create_user("first", "first", &["~*", "&*", "+@all"]);
     Stand::new().section("log: off").shared_store(&store).start()
 }
@@ -222,7 +223,7 @@ fn a_gateway_that_hears_nothing_refuses_within_the_recheck_and_delete_says_that_
     let redis = RedisServer::start();
     let recheck = seconds(1, 5);
     redis.create_user("first", "first", &["~*", "&*", "+@all"]);
-    let store = format!("url: \"{}\", username: first, password: first", redis.url());
+    let store = format!("url: \"{}\", username: first, password: first{}", redis.url(), patience());
     let cache = format!("log: off\ncache: {{ recheck_without_push: {}s }}", recheck.as_secs());
     let stand = Stand::new().section(&cache).shared_store(&store).start();
     let others = vec![stand.another_gateway()];

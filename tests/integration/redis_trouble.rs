@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::servers::{RedisServer, Reply};
 use super::support::{
-    Gateway, Key, Load, Shot, Stand, Tally, count, eventually, minute_with, seconds, sized, statuses, wait_for,
+    Gateway, Key, Load, Shot, Stand, Tally, count, eventually, minute_with, patience, seconds, sized, statuses,
+    wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -12,8 +13,9 @@ const DAY: usize = 10_000_000;
 
 struct Three {
     tally: Tally,
-    stand: Stand,
+    /// Before the folder in which they write goes.
     others: Vec<Gateway>,
+    stand: Stand,
     redis: RedisServer,
 }
 
@@ -21,7 +23,7 @@ impl Three {
     fn on(redis: RedisServer) -> Self {
         let tally = Tally::start();
         let stand = Stand::new().upstream(tally.address()).section("log: off");
-        let stand = stand.shared_store(&format!("url: \"{}\"", redis.url())).start();
+        let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), patience())).start();
         let others = (0..2).map(|_| stand.another_gateway()).collect();
         let three = Self { tally, stand, others, redis };
         eventually("three gateways", SOON, || {
@@ -34,18 +36,22 @@ impl Three {
         std::iter::once(&self.stand.gateway).chain(&self.others).collect()
     }
 
+    /// Names of ours with what they hold, for RESTORE.
+    fn dump(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
+        let mut connection = self.redis.connect().unwrap();
+        let names = connection.command(&["KEYS", "sm:*"]).unwrap();
+        let names = names.list().iter().map(Reply::text).filter(|name| wanted(name));
+        let dump = |name: String| match connection.command(&["DUMP", &name]).unwrap() {
+            Reply::Bulk(bytes) => (name, bytes),
+            other => panic!("{name}: {other:?}"),
+        };
+        names.map(dump).collect()
+    }
+
     /// FLUSHALL, and in the same instant everything back but for the quota: as after a restore from a backup.
     fn forget_quota(&self) {
         let mut connection = self.redis.connect().unwrap();
-        let names = connection.command(&["KEYS", "sm:*"]).unwrap();
-        let names =
-            names.list().iter().map(Reply::text).filter(|name| !name.contains(":rl:") && !name.contains(":rc:"));
-        let kept: Vec<_> = names
-            .map(|name| match connection.command(&["DUMP", &name]).unwrap() {
-                Reply::Bulk(bytes) => (name, bytes),
-                other => panic!("{name}: {other:?}"),
-            })
-            .collect();
+        let kept = self.dump(|name| !name.contains(":rl:") && !name.contains(":rc:"));
         connection.command(&["MULTI"]).unwrap();
         connection.command(&["FLUSHALL"]).unwrap();
         for (name, bytes) in &kept {
@@ -139,14 +145,15 @@ fn quota_that_the_store_has_forgotten_is_what_the_gateways_remember() {
         );
         sound(&shots, &[200, 429]);
         assert!(count(&shots, |status| status == 429) > 0, "{:?}", statuses(&shots));
-        assert!(admitted.values().all(|&admitted| admitted <= limit), "{admitted:?}");
+        // The most that one gateway remembers: not the tokens that the two others got since it was last told, a sixth each.
+        assert!(admitted.values().all(|&admitted| admitted <= limit + limit / 3), "{admitted:?}");
     }
     no_panic(&three);
 }
 
 #[test]
 fn a_server_that_evicts_is_found_at_the_start_and_costs_one_more_window_at_most() {
-    let redis = RedisServer::start_with(&["--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru"]);
+    let redis = RedisServer::start_with(&["--maxmemory", "16mb", "--maxmemory-policy", "allkeys-lru"]);
     let three = Three::on(redis);
     for gateway in three.all() {
         eventually("the finding", SOON, || gateway.metric("gateway_store_findings", "eviction") == Some(1.0));
@@ -157,19 +164,38 @@ fn a_server_that_evicts_is_found_at_the_start_and_costs_one_more_window_at_most(
     let running = Load::on(&three.all()).keys([&key]).rate(200.0).start();
     let filler = "x".repeat(1000);
     let mut connection = three.redis.connect().unwrap();
+    // Somebody puts keys and accounts back when they are gone, so that only the quota is forgotten.
+    let kept = three.dump(|name| name.starts_with("sm:{reg}:"));
+    let ledger = format!("sm:rl:{{account:live:{}}}", key.account);
     let end = std::time::Instant::now() + seconds(4, 14);
-    let mut number = 0;
-    while std::time::Instant::now() < end {
-        number += 1;
+    let mut forgotten = 0;
+    for number in 0.. {
+        if std::time::Instant::now() >= end {
+            break;
+        }
         connection.command(&["SET", &format!("filler:{number}"), &filler]).unwrap();
+        for (name, bytes) in &kept {
+            if number % 20 == 0 && connection.command(&["EXISTS", name]).unwrap() == Reply::Integer(0) {
+                connection.command(&[&b"RESTORE"[..], name.as_bytes(), b"0", bytes, b"REPLACE"]).unwrap();
+            }
+        }
+        if number % 20 == 0 {
+            // A server that is full, not one that is flooded.
+            std::thread::sleep(Duration::from_millis(2));
+            forgotten += u32::from(connection.command(&["EXISTS", &ledger]).unwrap() == Reply::Integer(0));
+        }
     }
     let shots = running.stop();
     let evicted = three.redis.info("stats", "evicted_keys").unwrap();
     let admitted = three.tally.windows(&key.account);
-    println!("{evicted} keys evicted: admitted {admitted:?} of {limit}; {:?}", statuses(&shots));
+    println!(
+        "{evicted} names evicted, the ledger was gone {forgotten} times: admitted {admitted:?} of {limit}; {:?}",
+        statuses(&shots)
+    );
     assert_ne!(evicted, "0", "nothing was evicted");
-    // The key itself may be evicted, too.
+    // The key itself may be evicted all the same.
     sound(&shots, &[200, 401, 429]);
+    assert!(count(&shots, |status| status == 200) > 100, "{:?}", statuses(&shots));
     assert!(admitted.values().all(|&admitted| admitted <= 2 * limit), "{admitted:?}");
     no_panic(&three);
 }
@@ -185,7 +211,7 @@ fn a_gateway_whose_clock_jumps_admits_by_the_clock_of_the_store() {
     }
     let (redis, tally) = (RedisServer::start(), Tally::start());
     let stand = Stand::new().upstream(tally.address()).section("log: off");
-    let stand = stand.shared_store(&format!("url: \"{}\"", redis.url())).start();
+    let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), patience())).start();
     let jump = stand.folder().join("jump");
     let set = |offset: &str| std::fs::write(&jump, offset).unwrap();
     set("+0");

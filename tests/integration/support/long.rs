@@ -16,3 +16,9 @@ pub(crate) fn sized<T>(usual: T, long: T) -> T {
 pub(crate) fn seconds(usual: u64, long: u64) -> Duration {
     Duration::from_secs(sized(usual, long))
 }
+
+/// A member of the section `store`, for tests that are about no outage: among dozens of tests a server may not get to run for
+/// 50 ms, and that is one. The full experiment has a machine for itself, and the default.
+pub(crate) fn patience() -> &'static str {
+    sized(", timeout: 2s", "")
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::servers::Cluster;
 use super::support::{
-    Gateway, Key, Load, Shot, Stand, Tally, count, eventually, minute_with, patience, seconds, sized, statuses,
+    Gateway, Key, Load, PATIENCE, Shot, Stand, Tally, count, eventually, minute_with, seconds, sized, statuses,
     wait_for,
 };
 
@@ -23,7 +23,7 @@ impl Three {
     fn start() -> Self {
         let (cluster, tally) = (Cluster::start_with(&["--cluster-require-full-coverage", "no"]), Tally::start());
         let members = ", outage: { serve_cached_keys_for: 10m }";
-        let store = format!("url: \"{}\"{members}{}", cluster.url(), patience());
+        let store = format!("url: \"{}\"{members}{}", cluster.url(), PATIENCE);
         let stand = Stand::new().upstream(tally.address()).section("log: off").shared_store(&store).start();
         let others = (0..2).map(|_| stand.another_gateway()).collect();
         let three = Self { tally, stand, others, cluster };

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::servers::RedisServer;
 use super::support::{
-    Gateway, Key, Load, Stand, Tally, count, is_long, minute_with, patience, seconds, sized, statuses, wait_for,
+    Gateway, Key, Load, PATIENCE, Stand, Tally, count, is_long, minute_with, seconds, sized, statuses, wait_for,
 };
 
 const LIMITS: [usize; 3] = [60, 300, 5000];
@@ -28,7 +28,7 @@ impl Three {
     fn start() -> Self {
         let (redis, tally) = (RedisServer::start(), Tally::start());
         let stand = Stand::new().upstream(tally.address()).section("log: off");
-        let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), patience())).start();
+        let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), PATIENCE)).start();
         let others = (0..2).map(|_| stand.another_gateway()).collect();
         let three = Self { tally, stand, others, redis };
         three.all().iter().for_each(|gateway| {

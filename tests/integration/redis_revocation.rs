@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::servers::RedisServer;
 use super::support::{
-    Gateway, Key, Load, Response, Running, Shot, Stand, count, eventually, is_long, patience, percentile, seconds,
+    Gateway, Key, Load, PATIENCE, Response, Running, Shot, Stand, count, eventually, is_long, percentile, seconds,
     sized, statuses, wait_for,
 };
 
@@ -41,7 +41,7 @@ impl Three {
 }
 
 fn on(redis: &RedisServer) -> Stand {
-    let store = format!("url: \"{}\", username: first, password: first{}", redis.url(), patience());
+    let store = format!("url: \"{}\", username: first, password: first{}", redis.url(), PATIENCE);
     redis.create_user("first", "first", &["~*", "&*", "+@all"]);
     Stand::new().section("log: off").shared_store(&store).start()
 }
@@ -223,7 +223,7 @@ fn a_gateway_that_hears_nothing_refuses_within_the_recheck_and_delete_says_that_
     let redis = RedisServer::start();
     let recheck = seconds(1, 5);
     redis.create_user("first", "first", &["~*", "&*", "+@all"]);
-    let store = format!("url: \"{}\", username: first, password: first{}", redis.url(), patience());
+    let store = format!("url: \"{}\", username: first, password: first{}", redis.url(), PATIENCE);
     let cache = format!("log: off\ncache: {{ recheck_without_push: {}s }}", recheck.as_secs());
     let stand = Stand::new().section(&cache).shared_store(&store).start();
     let others = vec![stand.another_gateway()];

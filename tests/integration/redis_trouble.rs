@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::servers::{RedisServer, Reply};
 use super::support::{
-    Gateway, Key, Load, Shot, Stand, Tally, count, eventually, minute_with, patience, seconds, sized, statuses,
+    Gateway, Key, Load, PATIENCE, Shot, Stand, Tally, count, eventually, minute_with, seconds, sized, statuses,
     wait_for,
 };
 
@@ -23,7 +23,7 @@ impl Three {
     fn on(redis: RedisServer) -> Self {
         let tally = Tally::start();
         let stand = Stand::new().upstream(tally.address()).section("log: off");
-        let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), patience())).start();
+        let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), PATIENCE)).start();
         let others = (0..2).map(|_| stand.another_gateway()).collect();
         let three = Self { tally, stand, others, redis };
         eventually("three gateways", SOON, || {
@@ -211,7 +211,7 @@ fn a_gateway_whose_clock_jumps_admits_by_the_clock_of_the_store() {
     }
     let (redis, tally) = (RedisServer::start(), Tally::start());
     let stand = Stand::new().upstream(tally.address()).section("log: off");
-    let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), patience())).start();
+    let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), PATIENCE)).start();
     let jump = stand.folder().join("jump");
     let set = |offset: &str| std::fs::write(&jump, offset).unwrap();
     set("+0");

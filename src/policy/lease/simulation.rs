@@ -378,6 +378,18 @@ fn a_request_needs_few_calls_when_the_limit_is_far() {
 }
 
 #[test]
+fn a_small_account_at_its_limit_needs_a_call_for_every_third_request() {
+    let (mut calls, mut offered) = (0, 0);
+    for seed in 1..9 {
+        // Three replicas, five a second together or a little more: all of 300 a minute.
+        let found = Simulation::run(World { gap: [600_000, 545_000], replicas: 3, minutes: 4, ..world(seed * 41) });
+        calls += found.calls;
+        offered += found.offered.values().sum::<u32>();
+    }
+    assert!(calls * 3 <= offered, "{calls} calls for {offered} requests");
+}
+
+#[test]
 fn a_ledger_that_forgets_is_repaired_from_what_replicas_remember() {
     let limits = QuotaLimits { requests_per_minute: 10, requests_per_day: 100 };
     let now = Mono(5_000_000);

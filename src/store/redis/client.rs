@@ -60,6 +60,17 @@ impl Client {
         T::from_redis_value(value).map_err(|error| StoreError::Corrupt(format!("an answer that is none: {error}")))
     }
 
+    /// Carries a call out, and lets nobody know.
+    pub(super) fn send(&self, call: Invocation) {
+        let (topology, lane) = (self.topology.clone(), lane());
+        self.runtime.spawn(async move {
+            let sent = timeout(LIVES, carry_out(&topology, &call, lane)).await;
+            if !matches!(sent, Ok(Ok(_))) {
+                tracing::debug!("a note to the other gateways was lost");
+            }
+        });
+    }
+
     /// A plain command to one server.
     pub(super) async fn ask(&self, node: Arc<Node>, command: redis::Cmd) -> Result<Value, StoreError> {
         let lane = lane();
@@ -96,8 +107,8 @@ fn lane() -> usize {
 }
 
 async fn carry_out(topology: &Topology, call: &Invocation, lane: usize) -> Result<Value, StoreError> {
-    let mut target = Target::Master;
-    for _ in 0..HOPS {
+    let (mut target, mut hops) = (Target::Master, 0);
+    while hops < HOPS {
         let node = match &target {
             Target::Master => topology.master(call.slot()).ok_or_else(|| {
                 topology.doubt();
@@ -108,7 +119,15 @@ async fn carry_out(topology: &Topology, call: &Invocation, lane: usize) -> Resul
         let mut turn = node.lane(lane).await?;
         match send(call, &mut turn, matches!(target, Target::Asked(_))).await {
             Ok(value) => return Ok(value),
-            Err(error) => target = next(topology, &node.address, &turn, &error).await?,
+            // It is moved this very moment; that ends, and the caller's patience may end before.
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::TryAgain) => {
+                sleep(MOVING).await;
+                target = Target::Master;
+            }
+            Err(error) => {
+                target = next(topology, &node.address, &turn, &error)?;
+                hops += 1;
+            }
         }
     }
     Err(StoreError::Unavailable("the servers of the cluster keep pointing at each other".to_owned()))
@@ -136,8 +155,8 @@ async fn once(command: redis::Cmd, turn: &mut Turn<'_>, asking: bool) -> RedisRe
 }
 
 /// Where to go on after an error, if the server has said that it did nothing.
-async fn next(topology: &Topology, at: &Address, turn: &Turn<'_>, error: &RedisError) -> Result<Target, StoreError> {
-    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+fn next(topology: &Topology, at: &Address, turn: &Turn<'_>, error: &RedisError) -> Result<Target, StoreError> {
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly};
     let pointed = || error.redirect_node().and_then(|(node, _)| address(node, at));
     match error.kind() {
         ErrorKind::Server(Moved) => {
@@ -150,10 +169,6 @@ async fn next(topology: &Topology, at: &Address, turn: &Turn<'_>, error: &RedisE
             if let Some(address) = pointed() {
                 return Ok(Target::Asked(address));
             }
-        }
-        ErrorKind::Server(TryAgain) => {
-            sleep(MOVING).await;
-            return Ok(Target::Master);
         }
         ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown) => topology.doubt(),
         ErrorKind::Io | ErrorKind::Parse => turn.doubt(),

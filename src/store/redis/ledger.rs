@@ -1,4 +1,4 @@
-//! Quota: one call of the lease script. The arithmetic is [`crate::policy::quota::Ledger`]'s; a test compares the two.
+//! Quota: one call of the lease script, of one name, so that it goes on while a cluster moves that name. The arithmetic is [`crate::policy::quota::Ledger`]'s; a test compares the two.
 
 use super::RedisStore;
 use super::script::{self, Invocation};
@@ -14,7 +14,7 @@ type Reply = (u32, u32, u64, u32, u32, u32, u32, u32, u32);
 
 impl RedisStore {
     pub(super) async fn lease_once(&self, subject: &Subject, request: &LeaseRequest) -> Result<LeaseReply, StoreError> {
-        let names = vec![self.names.ledger(subject), self.names.recall(subject)];
+        let names = vec![self.names.ledger(subject)];
         let (back_of, back) = request.give_back.unwrap_or_default();
         let (debit_of, debit) = request.debit.unwrap_or_default();
         let seen = request.seen;
@@ -26,11 +26,14 @@ impl RedisStore {
             .arg(request.limits.requests_per_day)
             .arg(u8::from(request.first))
             .arg(&[back_of, back, debit_of, debit])
-            .arg(&[seen.minute, seen.minute_granted, seen.day, seen.day_granted])
-            .arg(self.names.channel())
-            .arg(subject.as_str());
+            .arg(&[seen.minute, seen.minute_granted, seen.day, seen.day_granted]);
         let (granted, minute, now_micros, minute_left, day_left, flags, minute_granted, day_granted, active) =
             self.client.call::<Reply>(call).await?;
+        if flags & RECALL != 0 {
+            // Nobody waits for it: whoever was refused meanwhile asks again.
+            let call = Invocation::new(&script::RECALL, vec![self.names.recall(subject)]);
+            self.client.send(call.arg(minute).arg(self.names.channel()).arg(subject.as_str()));
+        }
         Ok(LeaseReply {
             granted,
             minute,

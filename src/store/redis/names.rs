@@ -59,6 +59,12 @@ impl Names {
         format!("{}rc:{{{}}}", self.prefix, subject.as_str())
     }
 
+    /// A name that never exists. A call that names it besides others is refused by a cluster for as long as its slot is being moved
+    /// from one server to another (TRYAGAIN), when a script would find only some of what belongs together.
+    pub(super) fn never(base: &str) -> String {
+        format!("{base}never")
+    }
+
     /// What the names of a partition begin with.
     pub(super) fn usage(&self, partition: Partition) -> String {
         format!("{}u:{{u{:02}}}:", self.prefix, partition.0)

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::RedisStore;
+use super::names::Names;
 use super::rows::{Row, secrets_to_json};
 use super::script::{self, Invocation, Script};
 use crate::policy::credential::KeyHash;
@@ -30,7 +31,8 @@ pub(super) enum Expected {
 impl RedisStore {
     /// A call of a script of the registry; its first argument is the prefix.
     pub(super) fn registry_call(&self, script: &'static Script) -> Invocation {
-        Invocation::new(script, vec![self.names.aux("rev")]).arg(self.names.prefix())
+        let names = vec![self.names.aux("rev"), Names::never(&self.names.aux(""))];
+        Invocation::new(script, names).arg(self.names.prefix())
     }
 
     pub(super) async fn read_by_secret(&self, hash: KeyHash) -> Result<Option<StoredKey>, StoreError> {

@@ -42,6 +42,7 @@ scripts! {
     SWEEP = "lua/registry.lua" "lua/sweep.lua";
     SCHEMA = "lua/registry.lua" "lua/schema.lua";
     LEASE = "lua/lease.lua";
+    RECALL = "lua/recall.lua";
     FLUSH = "lua/flush.lua";
     USAGE = "lua/usage.lua";
     DROP_USAGE = "lua/drop_usage.lua";

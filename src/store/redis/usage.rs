@@ -12,7 +12,7 @@ use redis::Value;
 use tokio::task::JoinSet;
 
 use super::RedisStore;
-use super::names::Partition;
+use super::names::{Names, Partition};
 use super::script::{self, Invocation};
 use crate::policy::key::{Day, KeyId};
 use crate::policy::resource::Kind;
@@ -67,7 +67,7 @@ impl RedisStore {
 
     fn partition_call(&self, script: &'static script::Script, partition: Partition) -> Invocation {
         let base = self.names.usage(partition);
-        Invocation::new(script, vec![format!("{base}names")]).arg(base)
+        Invocation::new(script, vec![format!("{base}names"), Names::never(&base)]).arg(base)
     }
 
     fn piece(&self, partition: Partition, batch: &UsageBatch, number: u64, counts: &[&UsageCount]) -> Invocation {

@@ -80,7 +80,7 @@ pub(crate) struct Wire {
 impl Scripted {
     /// `script` runs for each connection, on a thread of its own; the connection closes when it returns.
     pub(crate) fn start(script: impl Fn(&mut Wire) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listen();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let (script, shared) = (Arc::new(script), seen.clone());
@@ -119,6 +119,14 @@ impl Scripted {
     pub(crate) fn requests(&self) -> Vec<Received> {
         self.seen.requests.lock().unwrap().clone()
     }
+}
+
+/// With room for hundreds of connections that come at once: the standard library's queue takes 128.
+fn listen() -> TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(4096).unwrap();
+    socket.into()
 }
 
 impl Drop for Scripted {

@@ -17,8 +17,6 @@ pub(crate) fn seconds(usual: u64, long: u64) -> Duration {
     Duration::from_secs(sized(usual, long))
 }
 
-/// A member of the section `store`, for tests that are about no outage: among dozens of tests a server may not get to run for
-/// 50 ms, and that is one. The full experiment has a machine for itself, and the default.
-pub(crate) fn patience() -> &'static str {
-    sized(", timeout: 2s", "")
-}
+/// A member of the section `store`, for tests that are about no outage: where compilers and other tests have the processors, a
+/// server may not get to run for 50 ms, and that is one.
+pub(crate) const PATIENCE: &str = ", timeout: 2s";

@@ -25,7 +25,7 @@ pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
 pub(crate) use http::{Connection, Response};
 pub(crate) use key::Key;
 pub(crate) use load::{Load, Running, Shot, count, percentile, statuses};
-pub(crate) use long::{is_long, patience, seconds, sized};
+pub(crate) use long::{PATIENCE, is_long, seconds, sized};
 pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;
 pub(crate) use stand::{Gateway, Stand, cli};

@@ -1,4 +1,4 @@
--- Forgets usage up to a day. KEYS[1]: any name of the partition. ARGV: base, last day to go, then keys.
+-- Forgets usage up to a day. KEYS: a name of the partition, one that never exists. ARGV: base, last day to go, then keys.
 local U = ARGV[1]
 for i = 3, #ARGV do
   local days = U .. 'days:' .. ARGV[i]

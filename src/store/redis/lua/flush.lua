@@ -1,4 +1,4 @@
--- Adds one piece of a usage batch to one partition, exactly once. KEYS[1]: any name of the partition.
+-- Adds one piece of a usage batch to one partition, exactly once. KEYS: a name of the partition, one that never exists.
 --
 -- ARGV: base of the partition's names, replica, piece, seconds the mark is kept, how many resources a key may have a day, the
 -- name for the rest, then (key, day, kind, name, class, count)… Kinds: e endpoint, s scope, m model, d dataset.

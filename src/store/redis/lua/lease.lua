@@ -1,11 +1,11 @@
 -- One call of the quota ledger of one subject: charges the minute and the day, or neither. `policy::quota::Ledger::lease` in
 -- Lua, number for number; a test runs both on random calls. The state is one packed string, 72 bytes.
 --
--- KEYS: ledger rl:{SUBJECT}, recall marker rc:{SUBJECT} (tracked).
+-- KEYS: ledger rl:{SUBJECT}, and no other, so that a cluster can move it while it is in use.
 -- ARGV: 1 target minute (-1: now)  2 want  3 need  4 limit of the minute  5 limit of the day  6 first call in this minute (1)
 --       7 8 tokens given back: of which minute, how many  9 10 spent without a grant: in which minute, how many
---       11 12 13 14 seen: minute, granted, day, granted  15 channel for those who cannot track keys  16 subject
--- Answers: granted, minute, microseconds now, left of the minute, left of the day, flags (1 scarce, 2 soft, 4 recall),
+--       11 12 13 14 seen: minute, granted, day, granted
+-- Answers: granted, minute, microseconds now, left of the minute, left of the day, flags (1 scarce, 2 soft, 4 recall: the caller must),
 --          granted so far in the minute, in the day, active replicas.
 local FORMAT = '<I4I4I4I4I8I4I4I4I4I8I4I4I4I4I4I4'
 local MOST = 4294967295
@@ -58,7 +58,7 @@ local function left(limit, at)
   return math.max(0, limit - math.max(0, h[at+1] - h[at+2]))
 end
 
-local granted, flags, active, recall = 0, 0, 0, false
+local granted, flags, active = 0, 0, 0
 if want > 0 and reachable then
   local early = minute > current
   if arg[6] == 1 then h[m+3] = math.min(h[m+3] + 1, MOST) end
@@ -80,7 +80,6 @@ if want > 0 and reachable then
   if not early and little then
     if h[m+4] == 1 then
       h[m+4] = now
-      recall = true
       flags = flags + 4
     end
     if h[m+4] > 1 then
@@ -96,8 +95,4 @@ end
 
 -- Kept for the day after the newest one it knows.
 redis.call('SET', KEYS[1], struct.pack(FORMAT, unpack(h, 1, 16)), 'EXAT', (math.max(h[11], h[14]) + 2) * 86400)
-if recall then
-  redis.call('SET', KEYS[2], minute, 'EX', 3600)
-  redis.pcall('PUBLISH', ARGV[15], 'recall ' .. minute .. ' ' .. ARGV[16])
-end
 return {granted, minute, now, left(per_minute, m), left(per_day, d), flags, h[m+1], h[d+1], active}

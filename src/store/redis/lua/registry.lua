@@ -1,6 +1,6 @@
 -- What every script of the registry begins with: names, the revision, and how a key is read.
 --
--- ARGV[1] is store.prefix. All keys of the registry share the hash tag {reg}, so that one script may touch any of them, in a
+-- ARGV[1] is store.prefix, KEYS a name of the registry and one that never exists (see `Names::never`). All keys of the registry share the hash tag {reg}, so that one script may touch any of them, in a
 -- cluster too. Names under T are tracked: gateways are pushed every change of them. Nothing that is written often belongs there.
 local P = ARGV[1]
 local T = P .. '{reg}:'

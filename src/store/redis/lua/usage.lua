@@ -1,4 +1,4 @@
--- Usage of a key from one day to another. KEYS[1]: any name of the partition. ARGV: base, key, from, to.
+-- Usage of a key from one day to another. KEYS: a name of the partition, one that never exists. ARGV: base, key, from, to.
 -- Answers the names of endpoints with their numbers, then for each day its number and its fields with their counts.
 local U, key = ARGV[1], ARGV[2]
 local found = {redis.call('HGETALL', U .. 'names')}

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::names::Partition;
 use super::support::{Cluster, RedisServer, Sentinels};
 use super::{RedisStore, at, config, open, with_cluster, with_sentinels};
-use crate::store::contract::{ask, create, hash, subject};
-use crate::store::{Part, Store, StoreError};
+use crate::policy::key::Day;
+use crate::store::contract::{ask, create, hash, key_id, subject};
+use crate::store::{Counted, FlushOutcome, Part, ReplicaId, StatusClass, Store, StoreError, UsageBatch, UsageCount};
 
 /// Until it succeeds; a store that does not come back fails the test.
 async fn soon<T, F: Future<Output = Result<T, StoreError>>>(mut call: impl FnMut() -> F) -> T {
@@ -147,4 +149,50 @@ async fn a_dead_master_takes_its_part_with_it_and_no_other() {
     }
     assert!(failed > 0, "nobody noticed that a master is dead");
     assert_ne!(cluster.await_new_master(slot, dead), dead);
+}
+
+#[tokio::test]
+async fn keys_and_usage_wait_while_their_slot_is_on_its_way_and_then_are_whole() {
+    let cluster = Cluster::start();
+    let store = open(config(with_cluster(&cluster))).await;
+    create(&*store, "k1", "a1").await;
+    let count = |count| UsageCount { key_id: key_id("k1"), day: Day(20_000), counted: predicted(), count };
+    let batch = move |sequence, n| UsageBatch {
+        replica: ReplicaId("r1".into()),
+        sequence,
+        counts: vec![count(n)],
+        last_used: Vec::new(),
+    };
+    store.flush_usage(batch(1, 5)).await.unwrap();
+    let usage = store.names.usage(Partition::of(&key_id("k1")));
+    let moves: Vec<_> = [store.names.registry(), usage]
+        .iter()
+        .map(|name| {
+            let slot = cluster.slot_of(name);
+            let from = cluster.master_of(slot);
+            (slot, from, cluster.masters().into_iter().find(|&master| master != from).unwrap())
+        })
+        .collect();
+    for &(slot, from, to) in &moves {
+        cluster.begin_move(from, to, slot);
+    }
+    let (asked, flushed) = (store.clone(), store.clone());
+    let found = tokio::spawn(async move { asked.key_by_secret(hash("k1")).await });
+    let added = tokio::spawn(async move { flushed.flush_usage(batch(2, 7)).await });
+    for &(slot, from, to) in &moves {
+        cluster.move_keys(from, to, slot);
+    }
+    // Everything is at one of the two by now, and neither serves it.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!found.is_finished() && !added.is_finished(), "half of what belongs together was served");
+    for &(slot, from, to) in &moves {
+        cluster.end_move(from, to, slot);
+    }
+    assert!(found.await.unwrap().unwrap().is_some());
+    assert_eq!(added.await.unwrap().unwrap(), FlushOutcome::Applied);
+    assert_eq!(store.usage(key_id("k1"), Day(0), Day(30_000)).await.unwrap(), [count(12)]);
+}
+
+fn predicted() -> Counted {
+    Counted::Endpoint("POST /api/v1/inferences/{model_id}".into(), StatusClass::Success)
 }

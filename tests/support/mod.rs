@@ -20,6 +20,7 @@
 
 mod certificates;
 mod fault_proxy;
+mod namespace;
 mod ports;
 mod redis_cluster;
 mod redis_sentinel;
@@ -30,6 +31,7 @@ mod watchdog;
 
 pub(crate) use certificates::{Certificates, ClientCertificate};
 pub(crate) use fault_proxy::FaultProxy;
+pub(crate) use namespace::Namespace;
 pub(crate) use redis_cluster::Cluster;
 pub(crate) use redis_sentinel::Sentinels;
 pub(crate) use redis_server::RedisServer;

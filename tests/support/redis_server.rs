@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::{Certificates, ClientCertificate};
+use super::namespace::Namespace;
 use super::ports::{free_port, wait_for};
 use super::resp::{Connection, Monitor, Reply};
 use super::shared::{Logged, Shared};
@@ -26,6 +27,8 @@ const PROGRAM: &str = "redis-server";
 /// A server of its own, empty, without persistence. Killed when dropped, or with the test process.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
+    /// Where it is reached.
+    host: String,
     port: u16,
     tls: Option<Tls>,
     program: String,
@@ -49,6 +52,8 @@ pub(super) struct Plan {
     pub(super) tls: Option<ClientCertificate>,
     /// The text of a configuration file that the server may rewrite: a sentinel's.
     pub(super) file: Option<String>,
+    /// The address in another network, and what a program follows to run there.
+    pub(super) elsewhere: Option<(String, Vec<String>)>,
 }
 
 impl RedisServer {
@@ -65,6 +70,12 @@ impl RedisServer {
     /// PATH: the Valkey of the Python package index is built without TLS.
     pub(crate) fn start_tls(client: ClientCertificate) -> Self {
         Self::launch(Plan { tls: Some(client), ..Plan::default() })
+    }
+
+    /// One that lives in this namespace.
+    pub(crate) fn start_in(namespace: &Namespace) -> Self {
+        let prefix = namespace.prefix().map(str::to_owned).to_vec();
+        Self::launch(Plan { elsewhere: Some((namespace.address().to_owned(), prefix)), ..Plan::default() })
     }
 
     /// The one that all tests of this process share. Use keys of your own, and leave it as it is.
@@ -86,7 +97,8 @@ impl RedisServer {
             arguments.extend(["--save", "", "--appendonly", "no", "--user"].map(str::to_owned));
             arguments.extend(user[1..].iter().map(ToString::to_string));
         }
-        arguments.extend(["--bind", "127.0.0.1", "--protected-mode", "no"].map(str::to_owned));
+        let (host, prefix) = plan.elsewhere.unwrap_or_else(|| ("127.0.0.1".to_owned(), Vec::new()));
+        arguments.extend(["--bind", &host, "--protected-mode", "no"].map(str::to_owned));
         arguments.extend(["--dir".to_owned(), folder.path().display().to_string()]);
         let tls = plan.tls.map(|client| {
             let certificates = Certificates::issue(folder.path());
@@ -94,8 +106,11 @@ impl RedisServer {
             Tls { port: 0, certificates }
         });
         arguments.extend(plan.arguments);
-        let program = named.unwrap_or_else(|| PROGRAM.to_owned());
-        let mut server = Self { port: 0, tls, program, arguments, folder, running: Mutex::default() };
+        let mut words = prefix;
+        words.push(named.unwrap_or_else(|| PROGRAM.to_owned()));
+        words.extend(arguments);
+        let program = words.remove(0);
+        let mut server = Self { host, port: 0, tls, program, arguments: words, folder, running: Mutex::default() };
         // Another process may take the port in between.
         for _ in 0..10 {
             server.port = free_port();
@@ -142,7 +157,7 @@ impl RedisServer {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}:{}", self.host, self.port)
     }
 
     /// Of a server that was started with TLS.
@@ -202,7 +217,7 @@ impl RedisServer {
 
     /// A connection with every right.
     pub(crate) fn connect(&self) -> std::io::Result<Connection> {
-        let mut connection = Connection::open(self.port)?;
+        let mut connection = Connection::open_at(&self.host, self.port)?;
         match connection.command(&["AUTH", HARNESS, HARNESS])? {
             Reply::Status(_) => Ok(connection),
             other => Err(std::io::Error::other(other.text())),

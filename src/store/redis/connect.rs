@@ -214,7 +214,8 @@ fn refused(address: &Address, error: &RedisError) -> StoreError {
 /// What an answer of a server that was an error means.
 pub(super) fn of_answer(address: &Address, error: &RedisError) -> StoreError {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, NoPerm, ReadOnly, TryAgain};
-    let text = || format!("{address}: {error}");
+    // Some errors of the client have several lines; a line of the log has one.
+    let text = || format!("{address}: {}", error.to_string().replace('\n', "; "));
     match error.kind() {
         ErrorKind::Server(NoPerm) => refused(address, error),
         // The server says itself that it did nothing.
@@ -229,5 +230,18 @@ pub(super) fn of_answer(address: &Address, error: &RedisError) -> StoreError {
         // The connection ended before the answer, or in its midst.
         ErrorKind::Io | ErrorKind::Parse => StoreError::Unknown(text()),
         _ => StoreError::Corrupt(text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_in_one_line() {
+        let address = Address { host: "h".to_owned(), port: 1 };
+        let error = RedisError::from((ErrorKind::Parse, "Parse error", "at 0\nUnexpected end of input".to_owned()));
+        let told = of_answer(&address, &error).to_string();
+        assert!(told.contains("at 0; Unexpected end") && !told.contains('\n'), "{told}");
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
+mod away;
 mod feed;
 mod lease;
 mod login;

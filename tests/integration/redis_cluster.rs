@@ -64,7 +64,7 @@ impl Three {
             let ask = || Some(gateway.get(&path).bearer(&reader).send()).filter(|answer| answer.status() == 200);
             wait_for("usage can be read", SOON, ask).0.json()["total_requests"].as_u64().unwrap()
         };
-        // Each writes what it has counted first, so all are asked; the last has it all.
+        // Each writes what it has before it answers: the last one tells all.
         self.all().into_iter().fold(0, |_, gateway| read(gateway))
     }
 }

@@ -132,7 +132,7 @@ fn quota_that_the_store_has_forgotten_is_what_the_gateways_remember() {
         minute_with(sized(15, 15));
         let load = Load::on(&three.all()).keys([&key]).connections(30);
         let running = load.rate(300.0).start();
-        let most = 200 + 30 * round;
+        let most = 450 + 30 * (round % 3);
         wait_for("a part of the quota", SOON, || (three.tally.of(&key.account) >= most).then_some(()));
         three.forget_quota();
         let at = running.begun();
@@ -145,8 +145,8 @@ fn quota_that_the_store_has_forgotten_is_what_the_gateways_remember() {
         );
         sound(&shots, &[200, 429]);
         assert!(count(&shots, |status| status == 429) > 0, "{:?}", statuses(&shots));
-        // The most that one gateway remembers: not the tokens that the two others got since it was last told, a sixth each.
-        assert!(admitted.values().all(|&admitted| admitted <= limit + limit / 3), "{admitted:?}");
+        // The most that one gateway remembers is not what the others got since it was last told: a sixth each of what was left.
+        assert!(admitted.values().all(|&admitted| admitted <= limit + limit / 6), "{admitted:?}");
     }
     no_panic(&three);
 }
@@ -200,15 +200,19 @@ fn a_server_that_evicts_is_found_at_the_start_and_costs_one_more_window_at_most(
     no_panic(&three);
 }
 
-/// Where Debian's package has it.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// Where Debian's package has it, on any processor.
+fn faketime() -> Option<String> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    let library = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|path| path.exists())?;
+    Some(library.display().to_string())
+}
 
 #[test]
 fn a_gateway_whose_clock_jumps_admits_by_the_clock_of_the_store() {
-    if !std::path::Path::new(FAKETIME).exists() {
-        println!("SKIPPED: no {FAKETIME} (Debian package faketime)");
+    let Some(library) = faketime() else {
+        println!("SKIPPED: no libfaketime below /usr/lib (Debian package faketime)");
         return;
-    }
+    };
     let (redis, tally) = (RedisServer::start(), Tally::start());
     let stand = Stand::new().upstream(tally.address()).section("log: off");
     let stand = stand.shared_store(&format!("url: \"{}\"{}", redis.url(), PATIENCE)).start();
@@ -216,7 +220,7 @@ fn a_gateway_whose_clock_jumps_admits_by_the_clock_of_the_store() {
     let set = |offset: &str| std::fs::write(&jump, offset).unwrap();
     set("+0");
     let variables = [
-        ("LD_PRELOAD", FAKETIME),
+        ("LD_PRELOAD", library.as_str()),
         ("FAKETIME_TIMESTAMP_FILE", jump.to_str().unwrap()),
         ("FAKETIME_NO_CACHE", "1"),
         // The monotonic clock does not jump when a wall clock is set.

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -35,15 +36,19 @@ pub(super) fn make(path: &Path) -> io::Result<PathBuf> {
     fs::canonicalize(path)
 }
 
-/// Takes the lock. It is on a file of its own, because the journal is replaced now and then.
+/// Takes the lock. It is on a file of its own, because the journal is replaced now and then. One that is held is asked for again for
+/// half a second: its holder may be about to end, or to start a program, which holds everything for a moment.
 pub(super) fn lock(path: &Path) -> Result<File, JournalError> {
     let failed = |error| JournalError::Io(path.to_owned(), error);
     let lock = options().open(beside(path, ".lock")).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Locked(path.to_owned())),
-        Err(error) => Err(failed(error.into())),
+    for _ in 0..50 {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => return Err(failed(error.into())),
+        }
     }
+    Err(JournalError::Locked(path.to_owned()))
 }
 
 pub(super) fn keep_copy(path: &Path, line: usize) {

@@ -43,6 +43,9 @@ impl Cluster {
         for (number, node) in cluster.nodes.iter().enumerate() {
             // Nodes that agree on who came first have no conflicts to resolve.
             node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
+        }
+        // Only now: who has met somebody is told no epoch any more, and news of nodes travels by itself.
+        for (number, node) in cluster.nodes.iter().enumerate() {
             for other in &cluster.nodes[number + 1..] {
                 node.cli(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string()]);
             }

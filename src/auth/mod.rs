@@ -179,6 +179,14 @@ impl Authenticator {
         }
     }
 
+    /// What the cache holds of a key, if that is fresh.
+    fn cached(&self, hash: &KeyHash, now: Mono) -> Option<Found> {
+        match self.cache.get(hash)? {
+            Cached::Known(known) => self.is_fresh(&known, now).then(|| Some(known.profile.clone())),
+            Cached::Unknown => Some(None),
+        }
+    }
+
     fn is_fresh(&self, known: &Known, now: Mono) -> bool {
         let age = now.since(Mono(known.verified.load(Ordering::Relaxed)));
         // Unheard changes can concern whatever was verified before the feed fell silent: that is asked for again at once.

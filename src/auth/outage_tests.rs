@@ -20,6 +20,15 @@ fn unknown(n: u64) -> KeyHash {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_missed_the_cache_just_before_the_answer_came_does_not_ask_again() {
+    let f = Fixture::new().await;
+    for _ in 0..2 {
+        assert!(f.auth.load_once(unknown(1), PATIENCE).await.unwrap().is_none());
+    }
+    assert_eq!(f.store.calls(Method::KeyBySecret), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_thousand_cold_keys_that_come_three_times_at_once_are_one_look_up_each() {
     let f = Fixture::new().await;
     f.store.inject(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(100)));

@@ -10,7 +10,7 @@ use super::support::{Gateway, Key, Shot, Stand, count, eventually, minute_with, 
 /// Reached only when something hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Within this a gateway has found its store again (a bound of the product): a probe is due each second, a tenth more or less, and
-/// connections are tried twice a second.
+/// connections are tried three times a second.
 pub(super) const RECOVERY: Duration = Duration::from_secs(2);
 /// `store.timeout`, larger than usual: a busy machine keeps a healthy server from answering for 50 ms now and then, and that is an
 /// outage, too. It also tells a wait for the store from the noise of such a machine.

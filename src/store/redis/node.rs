@@ -15,6 +15,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::connect::{Address, RedisConfig, connect};
@@ -26,7 +27,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const PING: Duration = Duration::from_secs(1);
 /// The pause after a failed attempt, doubled up to the longest.
 const PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// An attempt that takes longer than this is joined by another. What was sent into a black hole is not sent again for a second;
+/// when the hole is healed, nobody shall wait for that.
+const OVERLAP: Duration = Duration::from_millis(300);
 
 /// A server.
 pub(super) struct Node {
@@ -153,6 +157,28 @@ impl Lane {
     }
 }
 
+/// A connection, and what the server pushes.
+type Made = (MultiplexedConnection, UnboundedReceiver<PushInfo>);
+
+async fn attempt(config: Arc<RedisConfig>, address: Address) -> Result<Made, StoreError> {
+    let (sender, pushed) = unbounded_channel();
+    Ok((connect(&config, &address, sender).await?, pushed))
+}
+
+/// One attempt, and others beside it while it takes its time; the first that ends decides, and the others end with it.
+async fn attempts(config: &Arc<RedisConfig>, address: &Address) -> Result<Made, StoreError> {
+    let mut running = JoinSet::new();
+    loop {
+        running.spawn(attempt(config.clone(), address.clone()));
+        tokio::select! {
+            Some(ended) = running.join_next() => {
+                return ended.unwrap_or_else(|_| Err(StoreError::Unavailable(format!("{address}: given up"))));
+            }
+            () = sleep(OVERLAP) => {}
+        }
+    }
+}
+
 /// Keeps one lane connected for as long as the node lives.
 async fn keep(node: Weak<Node>, number: usize, config: Arc<RedisConfig>, lost: Arc<Notify>) {
     let mut pause = PAUSE;
@@ -161,16 +187,20 @@ async fn keep(node: Weak<Node>, number: usize, config: Arc<RedisConfig>, lost: A
         if number > 0 && first.wait_for(|state| matches!(state, State::Up(_))).await.is_err() {
             return;
         }
-        let (sender, pushed) = unbounded_channel();
-        let made = connect(&config, &address, sender).await;
+        // The first one tries for all, so it may try harder.
+        let made = if number == 0 { attempts(&config, &address).await } else { attempt(config.clone(), address).await };
         let Some(node) = node.upgrade() else { return };
         let lane = &node.lanes[number];
         match made {
-            Ok(connection) => {
+            Ok((connection, pushed)) => {
                 pause = PAUSE;
                 lane.state.send_replace(State::Up(connection.clone()));
                 lane.watch_over(connection, pushed).await;
                 lane.state.send_replace(State::Connecting);
+                if number > 0 {
+                    // It may be gone, too, and not know it: nobody asks it anything.
+                    node.lanes[0].doubted.notify_one();
+                }
                 lost.notify_one();
             }
             Err(error) => {

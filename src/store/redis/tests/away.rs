@@ -27,7 +27,7 @@ async fn however_many_workers_there_are_a_server_that_is_away_is_tried_a_few_tim
     server.kill();
     sleep(Duration::from_secs(4)).await;
     let tried = proxy.connections() - before;
-    // Each notices that it is lost and may try once; then one does it for all, twice a second, and the listener five times.
+    // Each notices that it is lost and may try once; then one does it for all, four times a second, and the listener five times.
     assert!(tried <= 18 + 4 * 10, "{tried} connections in 4 s");
     let asked = Instant::now();
     assert!(matches!(store.ping(Part(0)).await, Err(StoreError::Unavailable(_))));

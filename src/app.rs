@@ -71,12 +71,6 @@ pub enum StartError {
 
 pub use stores::open;
 
-/// Opens the store that a configuration names.
-pub fn open_store(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
-    // The control runtime calls too, beside the workers.
-    stores::open(&config.store.url, &config.store.access, config.workers + 1)
-}
-
 /// A running gateway.
 pub struct App {
     shared: Arc<Shared>,
@@ -103,7 +97,7 @@ impl App {
             .enable_all()
             .thread_name("control")
             .build()?;
-        let store = open_store(&config)?;
+        let store = stores::open_for(&config, control.handle())?;
         let clock = SystemClock::shared();
         let journal = config.usage.journal.as_ref().map(|path| Journal::open(path, clock.clone())).transpose()?;
         let listeners = Listeners::bind(config.listen.public, config.workers)?;
@@ -336,11 +330,22 @@ async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Rep
 }
 
 /// Heartbeats; and what follows from their answers: who else lives, and whether the store can be asked at all.
-async fn keep_alive(shared: Arc<Shared>, store: Arc<dyn Store>, replica: ReplicaId, name: String, admin: Arc<Admin>) {
-    let beat = || async {
-        let alive = store.heartbeat(replica.clone()).await?;
-        if !alive {
+async fn keep_alive(
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    replica: ReplicaId,
+    mut name: String,
+    admin: Arc<Admin>,
+) {
+    let beat = async |name: &mut String| {
+        if !store.heartbeat(replica.clone()).await? {
             // Somebody took us for dead: whatever was revoked since then, we may have missed.
+            let others = store.replicas().await?;
+            if others.iter().any(|other| other.name == *name && other.heartbeat_age < LIVE) {
+                // Two that live under one name would replace each other for ever, and only one of them be waited for.
+                tracing::error!(%name, "another gateway has this host name and listen address; give each a host name of its own");
+                *name = format!("{name}~{}", replica.0);
+            }
             let revision = store.register(replica.clone(), name.clone()).await?;
             shared.auth.apply(&FeedItem::Restored(revision));
         }
@@ -351,13 +356,15 @@ async fn keep_alive(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Replica
     // Who else lives changes slowly; asking for it with every heartbeat would be half of what an idle gateway asks.
     for count in 0_u64.. {
         ticks.tick().await;
+        let sent = shared.clock.mono();
         let others = async {
-            beat().await?;
+            beat(&mut name).await?;
             if count % 2 == 0 { store.replicas().await.map(Some) } else { Ok(None) }
         };
         match others.await {
             Ok(replicas) => {
-                shared.auth.contact(shared.clock.mono());
+                // As of then: an answer may have lain there while this process was stopped.
+                shared.auth.contact(sent);
                 admin.set_heartbeat(true);
                 let Some(replicas) = replicas else { continue };
                 let live = replicas.iter().filter(|other| other.heartbeat_age < LIVE).count().max(1);

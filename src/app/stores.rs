@@ -4,17 +4,30 @@
 
 use std::sync::Arc;
 
-use crate::config::model::{RedisAccess, Secret, StoreUrl};
+use tokio::runtime::Handle;
+
+use crate::config::model::{Config, RedisAccess, Secret, StoreUrl};
 use crate::config::redis_url::{RedisServers, RedisUrl};
 use crate::store::redis::{Address, Password, RedisConfig, RedisStore, Servers, Tls};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 
-/// Opens a store by its URL: makes a file when absent, begins to connect to a server. `connections`: for each server.
-pub fn open(url: &StoreUrl, access: &RedisAccess, connections: usize) -> Result<Arc<dyn Store>, StoreError> {
+/// Opens a store by its URL, for a short while: makes a file when absent, begins to connect to a server.
+pub fn open(url: &StoreUrl, access: &RedisAccess) -> Result<Arc<dyn Store>, StoreError> {
     match url {
         StoreUrl::Sqlite(path) => Ok(SqliteStore::open(path)?),
-        StoreUrl::Redis(url) => Ok(RedisStore::open(redis_config(url, access, connections))?),
+        StoreUrl::Redis(url) => Ok(RedisStore::open(redis_config(url, access, 1))?),
+    }
+}
+
+/// Opens the store of a gateway, whose control runtime carries the connections.
+pub(super) fn open_for(config: &Config, control: &Handle) -> Result<Arc<dyn Store>, StoreError> {
+    match &config.store.url {
+        StoreUrl::Sqlite(path) => Ok(SqliteStore::open(path)?),
+        // The control runtime calls too, beside the workers.
+        StoreUrl::Redis(url) => {
+            Ok(RedisStore::open_on(redis_config(url, &config.store.access, config.workers + 1), control))
+        }
     }
 }
 

@@ -238,9 +238,12 @@ impl Authenticator {
     /// Applies what the change feed says. When this returns, no later request is served from older state.
     pub fn apply(&self, item: &FeedItem) {
         let now = self.clock.mono();
-        self.contact(now);
         match item {
-            FeedItem::Changes(_, changes) if changes.is_empty() => self.feed_heard.store(now.0, Ordering::Release),
+            // Only this says that nothing else is on its way: a change may have lain there while the process was stopped.
+            FeedItem::Changes(_, changes) if changes.is_empty() => {
+                self.contact(now);
+                self.feed_heard.store(now.0, Ordering::Release);
+            }
             FeedItem::Changes(_, changes) => {
                 let mut index = self.index();
                 index.epoch += 1;
@@ -253,7 +256,6 @@ impl Authenticator {
                     }
                 }
                 self.generation.fetch_add(1, Ordering::AcqRel);
-                self.feed_heard.store(now.0, Ordering::Release);
             }
             FeedItem::Lost => self.feed_up.store(false, Ordering::Release),
             FeedItem::Restored(_) => {
@@ -262,6 +264,7 @@ impl Authenticator {
                 index.hashes.clear();
                 self.cache.invalidate_all();
                 self.generation.fetch_add(1, Ordering::AcqRel);
+                self.contact(now);
                 self.feed_heard.store(now.0, Ordering::Release);
                 self.feed_up.store(true, Ordering::Release);
             }

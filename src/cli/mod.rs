@@ -132,7 +132,7 @@ fn read(file: &Path) -> Result<(Config, Vec<Diagnostic>), CliError> {
 }
 
 fn open(config: &Config) -> Result<Arc<dyn Store>, CliError> {
-    app::open_store(config).map_err(failed)
+    app::open(&config.store.url, &config.store.access).map_err(failed)
 }
 
 fn block_on<F: Future>(future: F) -> Result<F::Output, CliError> {

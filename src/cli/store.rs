@@ -113,7 +113,7 @@ fn open(option: &str, url: &StoreUrl, access: &RedisAccess) -> Result<Arc<dyn St
     {
         return Err(CliError::Failed(format!("{option}: there is no file {}", path.display())));
     }
-    app::open(url, access, 1).map_err(|error| failed(format!("{option}: {error}")))
+    app::open(url, access).map_err(|error| failed(format!("{option}: {error}")))
 }
 
 /// How far it is, in one line of a terminal that is written over.

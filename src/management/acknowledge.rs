@@ -3,16 +3,19 @@
 //! A gateway acknowledges once nothing is served from older state. One that vanished without a goodbye may still be running,
 //! cut off and serving what it cached; it is counted, and so never reported as obeying, until its cached keys have run out.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::store::{Replica, Revision, Store};
+use crate::store::{Replica, ReplicaId, Revision, Store};
 
 /// How long an answer waits for the gateways (contract 6).
 pub const PATIENCE: Duration = Duration::from_millis(500);
 /// A gateway with a younger heartbeat is alive (contract 6).
 const ALIVE: Duration = Duration::from_secs(2);
+/// A gateway serves cached keys from when it last heard of the store, which may be this much later than its last heartbeat.
+const SINCE_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Acknowledgements of other processes can only be seen by looking.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -28,10 +31,18 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Counts. `lost_within`: how long a gateway that stopped sending heartbeats may go on serving cached keys.
-    pub fn count(replicas: &[Replica], revision: Revision, lost_within: Duration) -> Self {
-        let counted: Vec<_> =
-            replicas.iter().filter(|replica| replica.heartbeat_age < ALIVE.max(lost_within)).collect();
+    /// Counts. `lost_within`: how long a gateway that cannot be reached may go on serving cached keys. Whoever is in `counted` once
+    /// stays: nobody obeys because a call has waited for it.
+    pub fn count(
+        replicas: &[Replica],
+        revision: Revision,
+        lost_within: Duration,
+        counted: &mut HashSet<ReplicaId>,
+    ) -> Self {
+        let within = ALIVE.max(lost_within + SINCE_HEARTBEAT);
+        counted
+            .extend(replicas.iter().filter(|replica| replica.heartbeat_age < within).map(|replica| replica.id.clone()));
+        let counted: Vec<_> = replicas.iter().filter(|replica| counted.contains(&replica.id)).collect();
         let missing = counted.iter().filter(|replica| replica.acknowledged < revision);
         let unreachable: Vec<String> = missing.map(|replica| replica.name.clone()).collect();
         Self { replicas: counted.len() - unreachable.len(), of: counted.len(), unreachable }
@@ -50,12 +61,12 @@ impl Acknowledged {
 
 /// Waits until all gateways have acknowledged `revision`, but not longer than `patience`.
 pub async fn wait(store: &dyn Store, revision: Revision, lost_within: Duration, patience: Duration) -> Acknowledged {
-    let mut last = None;
+    let (mut last, mut counted) = (None, HashSet::new());
     let all = async {
         loop {
             // The change is made; a store that cannot be asked about the gateways only means that nobody can tell.
             if let Ok(replicas) = store.replicas().await {
-                let now = Acknowledged::count(&replicas, revision, lost_within);
+                let now = Acknowledged::count(&replicas, revision, lost_within, &mut counted);
                 let done = now.is_complete();
                 last = Some(now);
                 if done {
@@ -73,7 +84,6 @@ pub async fn wait(store: &dyn Store, revision: Revision, lost_within: Duration, 
 mod tests {
     use super::*;
     use crate::management::testing::StubStore;
-    use crate::store::ReplicaId;
 
     const SERVE_CACHED: Duration = Duration::from_secs(60);
 
@@ -89,8 +99,8 @@ mod tests {
     #[test]
     fn the_living_and_the_lately_lost_are_counted() {
         let replicas =
-            [replica("ok", 100, 7), replica("late", 1999, 6), replica("lost", 59_999, 6), replica("gone", 60_000, 6)];
-        let found = Acknowledged::count(&replicas, Revision(7), SERVE_CACHED);
+            [replica("ok", 100, 7), replica("late", 1999, 6), replica("lost", 60_999, 6), replica("gone", 61_000, 6)];
+        let found = Acknowledged::count(&replicas, Revision(7), SERVE_CACHED, &mut HashSet::new());
         let unreachable = vec!["late".to_owned(), "lost".to_owned()];
         assert_eq!(found, Acknowledged { replicas: 1, of: 3, unreachable });
         assert!(!found.is_complete());
@@ -98,13 +108,18 @@ mod tests {
 
     #[test]
     fn the_living_are_counted_even_when_cached_keys_are_not_served_at_all() {
-        let found = Acknowledged::count(&[replica("a", 1999, 1), replica("b", 2000, 1)], Revision(2), Duration::ZERO);
+        let mut counted = HashSet::new();
+        let both = |ages: [u64; 2]| [replica("a", ages[0], 1), replica("b", ages[1], 1)];
+        let found = Acknowledged::count(&both([1999, 2000]), Revision(2), Duration::ZERO, &mut counted);
+        assert_eq!((found.of, found.unreachable), (1, vec!["a".to_owned()]));
+        // A little later in the same call: it has not obeyed in between.
+        let found = Acknowledged::count(&both([2400, 2401]), Revision(2), Duration::ZERO, &mut counted);
         assert_eq!((found.of, found.unreachable), (1, vec!["a".to_owned()]));
     }
 
     #[test]
     fn without_any_gateway_there_is_nobody_to_wait_for() {
-        assert!(Acknowledged::count(&[], Revision(1), SERVE_CACHED).is_complete());
+        assert!(Acknowledged::count(&[], Revision(1), SERVE_CACHED, &mut HashSet::new()).is_complete());
     }
 
     #[tokio::test]

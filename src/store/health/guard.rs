@@ -52,6 +52,8 @@ pub struct Guard {
     woken: Arc<Notify>,
     /// A part is there again.
     back: Notify,
+    /// When damage in the store was last told.
+    damage_told: AtomicU64,
 }
 
 impl Guard {
@@ -69,6 +71,7 @@ impl Guard {
             opened: AtomicU64::new(0),
             woken: Arc::default(),
             back: Notify::new(),
+            damage_told: AtomicU64::new(0),
         });
         guard.control.spawn(watchman::keep_watch(Arc::downgrade(&guard), guard.woken.clone()));
         guard
@@ -208,6 +211,9 @@ impl Guard {
     /// What the end of a call says about its part.
     fn learn(self: &Arc<Self>, leave: &Leave, outcome: Result<(), &StoreError>) {
         let (now, breaker, part) = (self.clock.mono(), self.breaker(leave.part), leave.part);
+        if let Err(error @ StoreError::Corrupt(_)) = outcome {
+            self.tell_of_damage(now, error);
+        }
         match outcome {
             // A row that is not as it should be was answered all the same.
             Ok(()) | Err(StoreError::Conflict | StoreError::Corrupt(_)) => {
@@ -234,6 +240,15 @@ impl Guard {
                     self.worsen(part, State::Away, now, || (error.to_string(), false));
                 }
             }
+        }
+    }
+
+    /// A row that cannot be read is answered with 503 for ever: somebody must come to know why. At most once a second.
+    fn tell_of_damage(&self, now: Mono, error: &StoreError) {
+        let last = self.damage_told.load(Ordering::Relaxed);
+        let due = last == 0 || now.since(Mono(last)) >= Duration::from_secs(1);
+        if due && self.damage_told.compare_exchange(last, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::error!(%error, "something in the store is damaged");
         }
     }
 
@@ -316,7 +331,7 @@ impl Vigil {
             (self.silence, self.looked_at) = (Duration::ZERO, heard);
         }
         // If this process itself did not run for a while, it could not have heard anything either.
-        self.silence += now.since(self.looked_at).min(tick * 2);
+        self.silence += now.since(self.looked_at).min(tick);
         self.looked_at = now;
         self.silence
     }

@@ -3,7 +3,6 @@
 //! What is repeated, and why that is safe: only a call of which the server itself says that it was **not** carried out (NOSCRIPT,
 //! MOVED, ASK, TRYAGAIN). A call whose answer was lost is never repeated; its caller is told so.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -93,27 +92,17 @@ impl Client {
     }
 }
 
-/// Every thread has a lane of its own, as long as there are enough of them.
+/// One after the other, so that all connections carry their part.
 fn lane() -> usize {
-    static THREADS: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static LANE: Cell<Option<usize>> = const { Cell::new(None) });
-    LANE.with(|lane| {
-        lane.get().unwrap_or_else(|| {
-            let mine = THREADS.fetch_add(1, Ordering::Relaxed);
-            lane.set(Some(mine));
-            mine
-        })
-    })
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    CALLS.fetch_add(1, Ordering::Relaxed)
 }
 
 async fn carry_out(topology: &Topology, call: &Invocation, lane: usize) -> Result<Value, StoreError> {
     let (mut target, mut hops) = (Target::Master, 0);
     while hops < HOPS {
         let node = match &target {
-            Target::Master => topology.master(call.slot()).ok_or_else(|| {
-                topology.doubt();
-                StoreError::Unavailable("no server is known that keeps this part of the store".to_owned())
-            })?,
+            Target::Master => topology.find(call.slot())?,
             Target::Moved(address) | Target::Asked(address) => topology.node(address),
         };
         let mut turn = node.lane(lane).await?;

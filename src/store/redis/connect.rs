@@ -151,7 +151,7 @@ async fn open(
     let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(USER_TIMEOUT).set_keepalive(
         TcpKeepalive::new().with_time(USER_TIMEOUT).with_interval(Duration::from_secs(1)).with_retries(3),
     );
-    let named = |error: RedisError| of_connection(address, &error);
+    let named = |error: RedisError| of_connection(address, &error, config.tls.is_some());
     let info: ConnectionInfo =
         wanted.into_connection_info().map_err(named)?.set_redis_settings(redis).set_tcp_settings(tcp);
     let client = match &config.tls {
@@ -192,7 +192,7 @@ fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
 }
 
 /// Why there is no connection.
-fn of_connection(address: &Address, error: &RedisError) -> StoreError {
+fn of_connection(address: &Address, error: &RedisError, encrypted: bool) -> StoreError {
     let advice = match (error.kind(), error.code()) {
         (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
             return StoreError::Refused(format!("{address}: {error}; look at store.username and store.password"));
@@ -202,6 +202,17 @@ fn of_connection(address: &Address, error: &RedisError) -> StoreError {
             return StoreError::Refused(format!("{address} does not speak RESP3: Redis 6.2 or newer is needed"));
         }
         (ErrorKind::InvalidClientConfig, _) => "; look at store.tls",
+        // It speaks, and does not want what every store must: a sentinel, another program, a database that it does not have.
+        (ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension, _) => {
+            return StoreError::Refused(format!("{address}: {error}; look at store.url"));
+        }
+        _ if error.is_timeout() || error.is_io_error() => {
+            if encrypted {
+                "; if it listens without TLS, write redis:// (or tls.enabled: false)"
+            } else {
+                "; if it listens with TLS only, write rediss:// (or tls.enabled: true)"
+            }
+        }
         _ => "",
     };
     StoreError::Unavailable(format!("{address}: {error}{advice}"))
@@ -227,6 +238,9 @@ pub(super) fn of_answer(address: &Address, error: &RedisError) -> StoreError {
             Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY") => StoreError::Unavailable(text()),
             _ => StoreError::Corrupt(text()),
         },
+        ErrorKind::Server(ServerErrorKind::ResponseError) if error.to_string().contains("unknown command") => {
+            StoreError::Refused(format!("{address} is a server of another kind (a sentinel?); look at store.url"))
+        }
         // The connection ended before the answer, or in its midst.
         ErrorKind::Io | ErrorKind::Parse => StoreError::Unknown(text()),
         _ => StoreError::Corrupt(text()),

@@ -270,7 +270,7 @@ impl Listener {
     async fn run(&mut self, hub: &Weak<Hub>) {
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (answers, mut answered) = unbounded_channel();
+        let (answers, mut answered) = unbounded_channel::<Option<(u64, Instant)>>();
         loop {
             tokio::select! {
                 biased;
@@ -283,9 +283,12 @@ impl Listener {
                 }
                 // What was pushed before the answer was read above: nothing is under way.
                 clock = answered.recv() => {
-                    let (Some(Some(clock)), Some(hub)) = (clock, hub.upgrade()) else { return };
+                    let (Some(Some((clock, sent))), Some(hub)) = (clock, hub.upgrade()) else { return };
                     (self.clock, self.heard) = (clock, Instant::now());
-                    hub.tell(None, Vec::new());
+                    // An answer that lay there while this process was stopped says nothing about now.
+                    if sent.elapsed() < BEAT {
+                        hub.tell(None, Vec::new());
+                    }
                 }
                 _ = beats.tick() => {
                     if Instant::now().duration_since(self.heard) > SILENCE {
@@ -293,8 +296,10 @@ impl Listener {
                     }
                     let (mut connection, answers) = (self.connection.clone(), answers.clone());
                     tokio::spawn(async move {
+                        let sent = Instant::now();
                         let clock = timeout(SILENCE, time(&mut connection)).await;
-                        let _nobody_listens_any_more = answers.send(clock.ok().and_then(Result::ok));
+                        let clock = clock.ok().and_then(Result::ok).map(|clock| (clock, sent));
+                        let _nobody_listens_any_more = answers.send(clock);
                     });
                 }
             }

@@ -66,7 +66,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -98,8 +98,8 @@ pub struct RedisStore {
     topology: Arc<Topology>,
     hub: Arc<Hub>,
     checked: OnceCell<()>,
-    /// Drives all connections, so that they live whatever becomes of the caller's runtime.
-    runtime: Option<Runtime>,
+    /// Drives all connections, where nobody has lent a runtime for that.
+    own: Option<Runtime>,
 }
 
 impl std::fmt::Debug for RedisStore {
@@ -109,36 +109,46 @@ impl std::fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Begins to connect and returns at once. Whether the servers can be reached, and are fit, the first call says.
+    /// Begins to connect and returns at once, with a thread of its own for the connections. Whether the servers can be reached, and
+    /// are fit, the first call says.
     pub fn open(config: RedisConfig) -> Result<Arc<Self>, StoreError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+        let own = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .thread_name("redis")
             .build()
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread for the store: {error}")))?;
+        let mut store = Self::begin(config, own.handle());
+        store.own = Some(own);
+        Ok(Arc::new(store))
+    }
+
+    /// [`Self::open`] on a runtime that lives as long as the process: the one from which the store is watched. Then a silence of
+    /// the server is told from a stall of the thread that would have heard it.
+    pub fn open_on(config: RedisConfig, runtime: &Handle) -> Arc<Self> {
+        Arc::new(Self::begin(config, runtime))
+    }
+
+    fn begin(config: RedisConfig, runtime: &Handle) -> Self {
         let names = Names::new(&config.prefix);
         let config = Arc::new(config);
         let entered = runtime.enter();
         let topology = Topology::start(config.clone(), &names);
         let hub = Hub::start(&config, &names, &topology);
         drop(entered);
-        let client = Client::new(topology.clone(), runtime.handle().clone());
-        Ok(Arc::new(Self { names, client, topology, hub, checked: OnceCell::new(), runtime: Some(runtime) }))
+        let client = Client::new(topology.clone(), runtime.clone());
+        Self { names, client, topology, hub, checked: OnceCell::new(), own: None }
     }
 
     /// The master of keys and accounts, if it is known.
     fn registry_node(&self) -> Result<Arc<Node>, StoreError> {
-        self.topology.registry().ok_or_else(|| {
-            self.topology.doubt();
-            StoreError::Unavailable("no server is known that keeps the keys".to_owned())
-        })
+        self.topology.registry()
     }
 
     /// [`Self::registry_node`], waiting a moment for sentinels or the cluster to say who it is.
     async fn registry_node_soon(&self) -> Result<Arc<Node>, StoreError> {
         let mut changes = self.topology.changes();
-        drop(timeout(FOUND, changes.wait_for(|_| self.topology.registry().is_some())).await);
+        drop(timeout(FOUND, changes.wait_for(|_| self.topology.registry().is_ok())).await);
         self.registry_node()
     }
 
@@ -157,7 +167,7 @@ impl RedisStore {
 
 impl Drop for RedisStore {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.own.take() {
             // The last handle may go in async code, which must not block.
             runtime.shutdown_background();
         }

@@ -1,6 +1,6 @@
 //! One server and the connections to it, kept open by tasks of their own.
 //!
-//! A lane is one multiplexed, pipelined connection; every worker thread has a lane of its own. A connection that ends is noticed
+//! A lane is one multiplexed, pipelined connection; calls take turns on them. A connection that ends is noticed
 //! at once; one that is silent with calls outstanding is asked with a PING, and replaced when that stays unanswered. Whoever needs a
 //! connection while one is being made waits for the end of that attempt; after a failed attempt nobody waits. While a server is
 //! away only the first lane tries to reach it.

@@ -37,7 +37,10 @@ impl RedisStore {
 
     pub(super) async fn read_by_secret(&self, hash: KeyHash) -> Result<Option<StoredKey>, StoreError> {
         self.ready().await?;
-        self.client.call::<Row>(self.registry_call(&script::BY_SECRET).arg(hash.to_hex())).await?.into_key()
+        let found =
+            self.client.call::<Row>(self.registry_call(&script::BY_SECRET).arg(hash.to_hex())).await?.into_key()?;
+        // A name that points at a key which does not have the secret opens nothing.
+        Ok(found.filter(|key| key.secrets.iter().any(|secret| secret.hash == hash)))
     }
 
     pub(super) async fn read_by_id(&self, id: &KeyId) -> Result<Option<StoredKey>, StoreError> {
@@ -58,11 +61,11 @@ impl RedisStore {
             let page = self.registry_call(&script::PAGE).arg(account).arg(first).arg(first + PAGE - 1);
             let (ids, rows) = self.client.call::<(usize, Vec<Row>)>(page).await?;
             for row in rows {
-                if let Some(key) = row.into_key()?
-                    && listed(&key, &filter)
-                    && seen.insert(key.record.id.clone())
-                {
-                    keys.push(key);
+                match row.into_key() {
+                    Ok(Some(key)) if listed(&key, &filter) && seen.insert(key.record.id.clone()) => keys.push(key),
+                    Ok(_) => {}
+                    // The others are none the worse for it.
+                    Err(error) => tracing::error!(%error, "a key is left out of a list"),
                 }
             }
             if ids < PAGE {

@@ -52,12 +52,15 @@ impl Row {
         type Parts = (String, String, u64, String, Vec<i64>, i64, String);
         let (id, record, version, secrets, uses, former_use, account): Parts = redis::from_redis_value(self.0)
             .map_err(|error| StoreError::Corrupt(format!("a damaged key row: {error}")))?;
-        let record: KeyRecord = from_json("key", &record)?;
+        let record: KeyRecord = from_json(&format!("key {id}"), &record)?;
+        if record.id.as_str() != id {
+            return Err(StoreError::Corrupt(format!("the row of key {id} holds the record of key {}", record.id)));
+        }
         let account = match account.as_str() {
             "" => Account::unset(record.account_id.clone()),
-            text => from_json("account", text)?,
+            text => from_json(&format!("account {}", record.account_id), text)?,
         };
-        let rows: Vec<Secret> = from_json("key", &secrets)?;
+        let rows: Vec<Secret> = from_json(&format!("key {id}"), &secrets)?;
         let mut secrets = Vec::with_capacity(rows.len());
         for (row, used) in rows.into_iter().zip(uses) {
             let hash = blake3::Hash::from_hex(&row.hash)

@@ -52,6 +52,8 @@ pub(super) struct Topology {
     nodes: RwLock<BTreeMap<Address, (usize, Arc<Node>)>>,
     /// The slot of keys and accounts.
     registry: u16,
+    /// Why the servers could not be found out, last.
+    trouble: RwLock<Option<StoreError>>,
 }
 
 impl Topology {
@@ -64,6 +66,7 @@ impl Topology {
             doubted: Arc::default(),
             nodes: RwLock::default(),
             registry: slot(&names.registry()),
+            trouble: RwLock::default(),
         });
         if let Servers::Standalone(address) = &topology.config.servers {
             topology.adopt(vec![(0, SLOTS - 1, address.clone())]);
@@ -87,9 +90,18 @@ impl Topology {
         self.view().of(slot).cloned()
     }
 
+    /// [`Self::master`], or why there is none.
+    pub(super) fn find(&self, slot: u16) -> Result<Arc<Node>, StoreError> {
+        self.master(slot).ok_or_else(|| {
+            self.doubt();
+            let trouble = self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone();
+            trouble.unwrap_or_else(|| StoreError::Unavailable("its servers are not known yet".to_owned()))
+        })
+    }
+
     /// The master of keys and accounts.
-    pub(super) fn registry(&self) -> Option<Arc<Node>> {
-        self.master(self.registry)
+    pub(super) fn registry(&self) -> Result<Arc<Node>, StoreError> {
+        self.find(self.registry)
     }
 
     /// The server at this address, as another one has pointed to it.
@@ -275,7 +287,10 @@ async fn renew(topology: std::sync::Weak<Topology>) {
         let Some(alive) = topology.upgrade() else { return };
         match alive.look().await {
             Ok(ranges) => alive.adopt(ranges),
-            Err(error) => tracing::debug!(%error, "the servers of the store could not be found out"),
+            Err(error) => {
+                tracing::debug!(%error, "the servers of the store could not be found out");
+                *alive.trouble.write().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
         }
         let doubted = alive.doubted.clone();
         drop(alive);

@@ -31,17 +31,23 @@ local function used(hash)
 end
 
 -- A key with all that belongs to it: id, record, version, secrets, when each was used, former use, account. False when absent.
+-- Of a row that somebody has damaged only the id: it must not take the others of its page with it.
 local function read(id)
-  local row = redis.call('HMGET', T .. 'key:' .. id, 'record', 'version', 'secrets', 'former', 'former_use')
-  if not row[1] then return false end
-  local uses = {}
-  for i, secret in ipairs(cjson.decode(row[3] or '[]')) do
-    uses[i] = used(secret.hash)
+  local function whole()
+    local row = redis.call('HMGET', T .. 'key:' .. id, 'record', 'version', 'secrets', 'former', 'former_use')
+    if not row[1] then return false end
+    local uses = {}
+    for i, secret in ipairs(cjson.decode(row[3] or '[]')) do
+      uses[i] = used(secret.hash)
+    end
+    local former = tonumber(row[5] or '0')
+    for _, hash in ipairs(cjson.decode(row[4] or '[]')) do
+      former = math.max(former, used(hash))
+    end
+    local account = redis.call('HGET', T .. 'acct:' .. cjson.decode(row[1]).account_id, 'account')
+    return {id, row[1], row[2] or '0', row[3] or '[]', uses, former, account or ''}
   end
-  local former = tonumber(row[5] or '0')
-  for _, hash in ipairs(cjson.decode(row[4] or '[]')) do
-    former = math.max(former, used(hash))
-  end
-  local account = redis.call('HGET', T .. 'acct:' .. cjson.decode(row[1]).account_id, 'account')
-  return {id, row[1], row[2] or '0', row[3] or '[]', uses, former, account or ''}
+  local fine, row = pcall(whole)
+  if fine then return row end
+  return {id, '', '0', '[]', {}, 0, ''}
 end

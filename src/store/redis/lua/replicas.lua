@@ -9,7 +9,13 @@ end
 
 local function each(visit)
   local flat = redis.call('HGETALL', rows)
-  for i = 1, #flat, 2 do visit(flat[i], split(flat[i + 1])) end
+  for i = 1, #flat, 2 do
+    if split(flat[i + 1]) then
+      visit(flat[i], split(flat[i + 1]))
+    else
+      redis.call('HDEL', rows, flat[i])
+    end
+  end
 end
 
 if what == 'register' then

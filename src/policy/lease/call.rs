@@ -219,7 +219,12 @@ impl SubjectLease {
         if call.request.limits != self.limits {
             // Granted under limits that are no longer in force.
             self.owe(reply.minute, reply.granted, received);
+        let unrepaired = self.knows_more_than(reply);
             return;
+        if unrepaired && reply.granted > 0 {
+            // These tokens may be among those of before: they are neither spent nor given back. The next call tells more.
+            return;
+        }
         }
         if until_start > 0 {
             self.deposit_early(received, reply, until_start, deadline);
@@ -253,7 +258,7 @@ impl SubjectLease {
             }
         }
         if self.stopped {
-            self.return_due = Some(now);
+            self.settle_at_once(now);
         }
     }
 
@@ -268,6 +273,14 @@ impl SubjectLease {
             self.owe(reply.minute, reply.granted, received);
         } else if reply.granted > 0 {
             let stash = Stash { minute: reply.minute, tokens: reply.granted, start, deadline, known: Known::of(reply) };
+    /// Whether a ledger that lost its memory answered without having been repaired: the call told it of another minute than the
+    /// one that the store was in by then.
+    fn knows_more_than(&self, reply: &LeaseReply) -> bool {
+        let seen = self.seen_of(reply.minute);
+        let before = |granted: u32| granted.saturating_sub(reply.granted);
+        before(reply.seen.minute_granted) < seen.minute_granted || before(reply.seen.day_granted) < seen.day_granted
+    }
+
             self.early = Some(stash);
         }
     }
@@ -293,6 +306,10 @@ impl SubjectLease {
             start: received,
             deadline,
             known: Known::of(reply),
+        if let Some(over) = early.filter(|stash| stash.minute < reply.minute) {
+            // Its whole minute passed unnoticed: the process was suspended.
+            self.owe(over.minute, over.tokens, received.plus(RETURN_WITHIN));
+        }
         });
         stash.tokens = stash.tokens.saturating_add(reply.granted).saturating_add(begun);
         // Both are safe; a fresher answer left less room for drift.

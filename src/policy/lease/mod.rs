@@ -13,7 +13,7 @@
 //! | early | a second stash, for the next minute, so that nobody waits at :00 | its start |
 //! | recalled | everything went back; single tokens for 100 ms | time |
 //! | lapsed | unspent tokens are owed to the day | the next call carries them, or one of its own within 2 s |
-//! | denied | refuses locally until the minute ends, without calls but for one second look | the deadline, or other limits |
+//! | denied | refuses locally until the minute ends, without calls but for one second look (and an early lease) | the deadline, or other limits |
 //!
 //! The caller feeds in requests ([`SubjectLease::take`]), answers ([`SubjectLease::on_reply`]) and time, and after each input asks
 //! [`SubjectLease::wants_call`] whether a call is due; [`SubjectLease::start_call`] makes it. Nothing here sends, sleeps or
@@ -194,7 +194,7 @@ impl SubjectLease {
             return Decision::Admit(self.state(now, Violated::default()), minute);
         }
         match self.denial(now, cost) {
-            Some(denial) => Decision::Deny(self.state(now, self.violated(denial.minute, cost))),
+            Some(denial) => Decision::Deny(self.refusal(now, denial, cost)),
             None => Decision::Wait,
         }
     }
@@ -203,7 +203,8 @@ impl SubjectLease {
     pub fn put_back(&mut self, now: Mono, minute: Minute, cost: u32) {
         match &mut self.grant {
             Some(stash) if stash.minute == minute => stash.tokens += cost,
-            _ => self.owe(minute, cost, now.plus(RETURN_WITHIN)),
+            // After the end there is no later call to go along with.
+            _ => self.owe(minute, cost, if self.stopped { now } else { now.plus(RETURN_WITHIN) }),
         }
     }
 
@@ -215,8 +216,10 @@ impl SubjectLease {
         self.advance(now);
         let current = self.clock?.minute(now);
         self.known.filter(|known| known.minute == current)?;
-        let violated = self.denial(now, 1).map(|denial| self.violated(denial.minute, 1));
-        Some(self.state(now, violated.unwrap_or_default()))
+        Some(match self.denial(now, 1) {
+            Some(denial) => self.refusal(now, denial, 1),
+            None => self.state(now, Violated::default()),
+        })
     }
 
     /// The store asks for the tokens of a minute: others need them more.
@@ -241,7 +244,7 @@ impl SubjectLease {
         self.stopped = true;
         self.surrender_grant(now);
         self.surrender_early(now);
-        self.return_due = Some(now);
+        self.settle_at_once(now);
     }
 
     /// Nothing would be lost by forgetting this subject.
@@ -329,6 +332,13 @@ impl SubjectLease {
     /// The windows that cannot bear this cost, as far as the replica knows.
     fn violated(&self, minute: Minute, cost: u32) -> Violated {
         let Some(known) = self.known.filter(|known| known.minute == minute) else {
+    /// What goes along with a later call usually: there may be none any more.
+    fn settle_at_once(&mut self, now: Mono) {
+        if !self.owed.is_empty() || !self.debts.is_empty() {
+            self.return_due = Some(now);
+        }
+    }
+
             return Violated { minute: true, day: false };
         };
         let own = self.grant.map_or(0, |stash| stash.tokens);
@@ -341,6 +351,16 @@ impl SubjectLease {
     /// Remaining = left for anybody at the last answer + what this replica has in hand or on its way back.
     fn state(&mut self, now: Mono, violated: Violated) -> QuotaState {
         let minute = self
+    /// Both windows for a request that is refused.
+    fn refusal(&mut self, now: Mono, denial: Denial, cost: u32) -> QuotaState {
+        let violated = self.violated(denial.minute, cost);
+        let state = self.state(now, violated);
+        if cost == 1 {
+            self.shown.used_up(violated);
+        }
+        state
+    }
+
             .grant
             .map(|stash| stash.minute)
             .or_else(|| self.clock.map(|clock| clock.minute(now)))

@@ -88,6 +88,16 @@ impl Shown {
         *self = Self { minute, minute_remaining: m, day_remaining: d };
         (m, d)
     }
+
+    /// Not even one was left: 0 was shown, whatever came back since or is in hand for the next minute.
+    pub(super) fn used_up(&mut self, violated: Violated) {
+        if violated.minute {
+            self.minute_remaining = 0;
+        }
+        if violated.day {
+            self.day_remaining = 0;
+        }
+    }
 }
 
 /// Both windows for the headers. A window that refused shows 0.

@@ -34,7 +34,7 @@ const DRIFT: u64 = 2_000;
 pub struct CallId(u64);
 
 /// What a call is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Requests wait.
     Refill,
@@ -88,6 +88,12 @@ pub(super) struct Outstanding {
 impl Outstanding {
     pub(super) fn giving_back(&self) -> Option<(Minute, u32)> {
         self.request.give_back
+    }
+
+    /// All but the number of the call.
+    #[cfg(test)]
+    pub(super) fn without_id(&self) -> (Mono, Purpose, u32, LeaseRequest) {
+        (self.sent, self.purpose, self.cost, self.request)
     }
 }
 
@@ -213,18 +219,18 @@ impl SubjectLease {
             self.counted = Some(reply.minute);
         }
         self.clock = Some(StoreClock::heard(received, reply.now_micros));
+        let unrepaired = self.knows_more_than(reply);
         self.remember(reply.seen);
+        if unrepaired && reply.granted > 0 {
+            // These tokens may be among those of before: they are neither spent nor given back. The next call tells more.
+            return;
+        }
         let deadline = self.rule.deadline(call.sent, received, end_of(reply.minute).saturating_sub(reply.now_micros));
         let until_start = start_of(reply.minute).saturating_sub(reply.now_micros);
         if call.request.limits != self.limits {
             // Granted under limits that are no longer in force.
             self.owe(reply.minute, reply.granted, received);
-        let unrepaired = self.knows_more_than(reply);
             return;
-        if unrepaired && reply.granted > 0 {
-            // These tokens may be among those of before: they are neither spent nor given back. The next call tells more.
-            return;
-        }
         }
         if until_start > 0 {
             self.deposit_early(received, reply, until_start, deadline);
@@ -267,12 +273,6 @@ impl SubjectLease {
         self.call.is_some()
     }
 
-    fn deposit_early(&mut self, received: Mono, reply: &LeaseReply, until_start: u64, deadline: Mono) {
-        let start = Mono(received.0 + until_start + until_start.div_ceil(DRIFT));
-        if self.stopped {
-            self.owe(reply.minute, reply.granted, received);
-        } else if reply.granted > 0 {
-            let stash = Stash { minute: reply.minute, tokens: reply.granted, start, deadline, known: Known::of(reply) };
     /// Whether a ledger that lost its memory answered without having been repaired: the call told it of another minute than the
     /// one that the store was in by then.
     fn knows_more_than(&self, reply: &LeaseReply) -> bool {
@@ -281,6 +281,12 @@ impl SubjectLease {
         before(reply.seen.minute_granted) < seen.minute_granted || before(reply.seen.day_granted) < seen.day_granted
     }
 
+    fn deposit_early(&mut self, received: Mono, reply: &LeaseReply, until_start: u64, deadline: Mono) {
+        let start = Mono(received.0 + until_start + until_start.div_ceil(DRIFT));
+        if self.stopped {
+            self.owe(reply.minute, reply.granted, received);
+        } else if reply.granted > 0 {
+            let stash = Stash { minute: reply.minute, tokens: reply.granted, start, deadline, known: Known::of(reply) };
             self.early = Some(stash);
         }
     }
@@ -300,16 +306,16 @@ impl SubjectLease {
         // The store itself says that this minute has begun: an early lease of it needs no further margin.
         let early = self.early.take_if(|stash| stash.minute <= reply.minute);
         let begun = early.filter(|stash| stash.minute == reply.minute).map_or(0, |stash| stash.tokens);
+        if let Some(over) = early.filter(|stash| stash.minute < reply.minute) {
+            // Its whole minute passed unnoticed: the process was suspended.
+            self.owe(over.minute, over.tokens, received.plus(RETURN_WITHIN));
+        }
         let mut stash = self.grant.take().filter(|stash| stash.minute == reply.minute).unwrap_or(Stash {
             minute: reply.minute,
             tokens: 0,
             start: received,
             deadline,
             known: Known::of(reply),
-        if let Some(over) = early.filter(|stash| stash.minute < reply.minute) {
-            // Its whole minute passed unnoticed: the process was suspended.
-            self.owe(over.minute, over.tokens, received.plus(RETURN_WITHIN));
-        }
         });
         stash.tokens = stash.tokens.saturating_add(reply.granted).saturating_add(begun);
         // Both are safe; a fresher answer left less room for drift.
@@ -340,7 +346,7 @@ impl SubjectLease {
         }
     }
 
-    fn recalled_at(&self) -> Mono {
+    pub(super) fn recalled_at(&self) -> Mono {
         Mono(self.single_until.0.saturating_sub(super::SINGLE_AFTER_RECALL.as_micros() as u64))
     }
 

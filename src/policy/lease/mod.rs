@@ -26,6 +26,8 @@ mod outage;
 mod windows;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
@@ -55,7 +57,7 @@ const IDLE_RETURN: Duration = Duration::from_millis(500);
 const FORGET_AFTER: Duration = Duration::from_secs(150);
 
 /// Tokens of one minute.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Stash {
     minute: Minute,
     tokens: u32,
@@ -67,7 +69,7 @@ struct Stash {
 }
 
 /// A hard refusal by the store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Denial {
     minute: Minute,
     until: Mono,
@@ -76,7 +78,7 @@ struct Denial {
 }
 
 /// Refusals that returned tokens may undo.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Soft {
     since: Mono,
     last: Mono,
@@ -95,6 +97,7 @@ pub enum Decision {
 
 /// One quota subject on one replica. See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct SubjectLease {
     limits: QuotaLimits,
     demand: Demand,
@@ -329,9 +332,6 @@ impl SubjectLease {
         }
     }
 
-    /// The windows that cannot bear this cost, as far as the replica knows.
-    fn violated(&self, minute: Minute, cost: u32) -> Violated {
-        let Some(known) = self.known.filter(|known| known.minute == minute) else {
     /// What goes along with a later call usually: there may be none any more.
     fn settle_at_once(&mut self, now: Mono) {
         if !self.owed.is_empty() || !self.debts.is_empty() {
@@ -339,6 +339,9 @@ impl SubjectLease {
         }
     }
 
+    /// The windows that cannot bear this cost, as far as the replica knows.
+    fn violated(&self, minute: Minute, cost: u32) -> Violated {
+        let Some(known) = self.known.filter(|known| known.minute == minute) else {
             return Violated { minute: true, day: false };
         };
         let own = self.grant.map_or(0, |stash| stash.tokens);
@@ -348,9 +351,6 @@ impl SubjectLease {
         Violated { minute: minute || !day, day }
     }
 
-    /// Remaining = left for anybody at the last answer + what this replica has in hand or on its way back.
-    fn state(&mut self, now: Mono, violated: Violated) -> QuotaState {
-        let minute = self
     /// Both windows for a request that is refused.
     fn refusal(&mut self, now: Mono, denial: Denial, cost: u32) -> QuotaState {
         let violated = self.violated(denial.minute, cost);
@@ -361,6 +361,9 @@ impl SubjectLease {
         state
     }
 
+    /// Remaining = left for anybody at the last answer + what this replica has in hand or on its way back.
+    fn state(&mut self, now: Mono, violated: Violated) -> QuotaState {
+        let minute = self
             .grant
             .map(|stash| stash.minute)
             .or_else(|| self.clock.map(|clock| clock.minute(now)))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A monotonic instant, in microseconds since the process started. Never goes backwards, never follows a clock change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Mono(pub u64);
 
 impl Mono {

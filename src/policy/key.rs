@@ -248,7 +248,7 @@ pub struct KeyRecord {
 }
 
 /// The requests that an account may make in each window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QuotaLimits {
     /// Requests per UTC minute.
     pub requests_per_minute: u32,

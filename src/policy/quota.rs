@@ -69,7 +69,7 @@ impl fmt::Debug for Subject {
 pub type Minute = u32;
 
 /// What a replica asks of the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseRequest {
     /// The minute to lease from; `None` is the current one. A minute that is over, or further off than the next, gets nothing.
     pub target: Option<Minute>,
@@ -91,7 +91,7 @@ pub struct LeaseRequest {
 }
 
 /// The highest counters a replica knows of a subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Seen {
     /// Minute of `minute_granted`.
     pub minute: Minute,
@@ -104,7 +104,7 @@ pub struct Seen {
 }
 
 /// The ledger's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseReply {
     /// Tokens granted; they may be spent inside `minute` only.
     pub granted: u32,
@@ -128,7 +128,7 @@ pub struct LeaseReply {
     pub active: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct MinuteSlot {
     minute: Minute,
     granted: u32,
@@ -138,7 +138,7 @@ struct MinuteSlot {
     recall: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct DaySlot {
     day: u32,
     granted: u32,
@@ -146,7 +146,7 @@ struct DaySlot {
 }
 
 /// The counters of one subject: two minutes and two days, by parity, so that a late return finds its window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Ledger {
     minutes: [MinuteSlot; 2],
     days: [DaySlot; 2],
@@ -298,6 +298,20 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// Granted and returned in a minute that the ledger still has.
+    #[cfg(test)]
+    pub(super) fn of_minute(&self, minute: Minute) -> Option<(u32, u32)> {
+        let m = &self.minutes[slot(minute)];
+        (m.minute == minute).then_some((m.granted, m.returned))
+    }
+
+    /// Granted and returned on a day that the ledger still has.
+    #[cfg(test)]
+    pub(super) fn of_day(&self, day: u32) -> Option<(u32, u32)> {
+        let d = &self.days[slot(day)];
+        (d.day == day).then_some((d.granted, d.returned))
     }
 
     /// Little-endian, 72 bytes: the layout that the Redis script packs too.

@@ -39,7 +39,7 @@ const DRIFT: u64 = 2_000;
 pub struct CallId(u64);
 
 /// What a call is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Requests wait.
     Refill,
@@ -93,6 +93,12 @@ pub(super) struct Outstanding {
 impl Outstanding {
     pub(super) fn giving_back(&self) -> Option<(Minute, u32)> {
         self.request.give_back
+    }
+
+    /// All but the number of the call.
+    #[cfg(test)]
+    pub(super) fn without_id(&self) -> (Mono, Purpose, u32, LeaseRequest) {
+        (self.sent, self.purpose, self.cost, self.request)
     }
 }
 
@@ -218,7 +224,12 @@ impl SubjectLease {
             self.counted = Some(reply.minute);
         }
         self.clock = Some(StoreClock::heard(received, reply.now_micros));
+        let unrepaired = self.knows_more_than(reply);
         self.remember(reply.seen);
+        if unrepaired && reply.granted > 0 {
+            // These tokens may be among those of before: they are neither spent nor given back. The next call tells more.
+            return;
+        }
         let deadline = self.rule.deadline(call.sent, received, end_of(reply.minute).saturating_sub(reply.now_micros));
         let until_start = start_of(reply.minute).saturating_sub(reply.now_micros);
         if call.request.limits != self.limits {
@@ -258,13 +269,21 @@ impl SubjectLease {
             }
         }
         if self.stopped {
-            self.return_due = Some(now);
+            self.settle_at_once(now);
         }
     }
 
     /// Whether a call is out.
     pub fn is_asking(&self) -> bool {
         self.call.is_some()
+    }
+
+    /// Whether a ledger that lost its memory answered without having been repaired: the call told it of another minute than the
+    /// one that the store was in by then.
+    fn knows_more_than(&self, reply: &LeaseReply) -> bool {
+        let seen = self.seen_of(reply.minute);
+        let before = |granted: u32| granted.saturating_sub(reply.granted);
+        before(reply.seen.minute_granted) < seen.minute_granted || before(reply.seen.day_granted) < seen.day_granted
     }
 
     fn deposit_early(&mut self, received: Mono, reply: &LeaseReply, until_start: u64, deadline: Mono) {
@@ -292,6 +311,10 @@ impl SubjectLease {
         // The store itself says that this minute has begun: an early lease of it needs no further margin.
         let early = self.early.take_if(|stash| stash.minute <= reply.minute);
         let begun = early.filter(|stash| stash.minute == reply.minute).map_or(0, |stash| stash.tokens);
+        if let Some(over) = early.filter(|stash| stash.minute < reply.minute) {
+            // Its whole minute passed unnoticed: the process was suspended.
+            self.owe(over.minute, over.tokens, received.plus(RETURN_WITHIN));
+        }
         let mut stash = self.grant.take().filter(|stash| stash.minute == reply.minute).unwrap_or(Stash {
             minute: reply.minute,
             tokens: 0,
@@ -328,7 +351,7 @@ impl SubjectLease {
         }
     }
 
-    fn recalled_at(&self) -> Mono {
+    pub(super) fn recalled_at(&self) -> Mono {
         Mono(self.single_until.0.saturating_sub(super::SINGLE_AFTER_RECALL.as_micros() as u64))
     }
 

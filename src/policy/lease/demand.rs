@@ -20,6 +20,12 @@ pub(super) struct Demand {
 }
 
 impl Demand {
+    /// A rate that was found and does not change as of `now`.
+    #[cfg(test)]
+    pub(super) fn steady(now: Mono, rate: u64) -> Self {
+        Self { since: now, count: 0, rate }
+    }
+
     /// Counts a request.
     pub(super) fn record(&mut self, now: Mono, cost: u32) {
         let elapsed = now.0.saturating_sub(self.since.0);

@@ -13,7 +13,7 @@
 //! | early | a second stash, for the next minute, so that nobody waits at :00 | its start |
 //! | recalled | everything went back; single tokens for 100 ms | time |
 //! | lapsed | unspent tokens are owed to the day | the next call carries them, or one of its own within 2 s |
-//! | denied | refuses locally until the minute ends, without calls but for one second look | the deadline, or other limits |
+//! | denied | refuses locally until the minute ends, without calls but for one second look (and an early lease) | the deadline, or other limits |
 //!
 //! The caller feeds in requests ([`SubjectLease::take`]), answers ([`SubjectLease::on_reply`]) and time, and after each input asks
 //! [`SubjectLease::wants_call`] whether a call is due; [`SubjectLease::start_call`] makes it. Nothing here sends, sleeps or
@@ -25,6 +25,8 @@ mod demand;
 mod outage;
 mod windows;
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -55,7 +57,7 @@ const IDLE_RETURN: Duration = Duration::from_millis(500);
 const FORGET_AFTER: Duration = Duration::from_secs(150);
 
 /// Tokens of one minute.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Stash {
     minute: Minute,
     tokens: u32,
@@ -67,7 +69,7 @@ struct Stash {
 }
 
 /// A hard refusal by the store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Denial {
     minute: Minute,
     until: Mono,
@@ -76,7 +78,7 @@ struct Denial {
 }
 
 /// Refusals that returned tokens may undo.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Soft {
     since: Mono,
     last: Mono,
@@ -95,6 +97,7 @@ pub enum Decision {
 
 /// One quota subject on one replica. See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct SubjectLease {
     limits: QuotaLimits,
     demand: Demand,
@@ -196,7 +199,7 @@ impl SubjectLease {
             return Decision::Admit(self.state(now, Violated::default()), minute);
         }
         match self.denial(now, cost) {
-            Some(denial) => Decision::Deny(self.state(now, self.violated(denial.minute, cost))),
+            Some(denial) => Decision::Deny(self.refusal(now, denial, cost)),
             None => Decision::Wait,
         }
     }
@@ -205,7 +208,8 @@ impl SubjectLease {
     pub fn put_back(&mut self, now: Mono, minute: Minute, cost: u32) {
         match &mut self.grant {
             Some(stash) if stash.minute == minute => stash.tokens += cost,
-            _ => self.owe(minute, cost, now.plus(RETURN_WITHIN)),
+            // After the end there is no later call to go along with.
+            _ => self.owe(minute, cost, if self.stopped { now } else { now.plus(RETURN_WITHIN) }),
         }
     }
 
@@ -217,8 +221,10 @@ impl SubjectLease {
         self.advance(now);
         let current = self.clock?.minute(now);
         self.known.filter(|known| known.minute == current)?;
-        let violated = self.denial(now, 1).map(|denial| self.violated(denial.minute, 1));
-        Some(self.state(now, violated.unwrap_or_default()))
+        Some(match self.denial(now, 1) {
+            Some(denial) => self.refusal(now, denial, 1),
+            None => self.state(now, Violated::default()),
+        })
     }
 
     /// The store asks for the tokens of a minute: others need them more.
@@ -243,7 +249,7 @@ impl SubjectLease {
         self.stopped = true;
         self.surrender_grant(now);
         self.surrender_early(now);
-        self.return_due = Some(now);
+        self.settle_at_once(now);
     }
 
     /// Nothing would be lost by forgetting this subject.
@@ -328,6 +334,13 @@ impl SubjectLease {
         }
     }
 
+    /// What goes along with a later call usually: there may be none any more.
+    fn settle_at_once(&mut self, now: Mono) {
+        if !self.owed.is_empty() || !self.debts.is_empty() {
+            self.return_due = Some(now);
+        }
+    }
+
     /// The windows that cannot bear this cost, as far as the replica knows.
     fn violated(&self, minute: Minute, cost: u32) -> Violated {
         let Some(known) = self.known.filter(|known| known.minute == minute) else {
@@ -338,6 +351,16 @@ impl SubjectLease {
         let minute = known.minute_left.saturating_add(own) < cost;
         // Neither is short by now (tokens came back since): the denial stands until it is over, and a minute is what it lasts.
         Violated { minute: minute || !day, day }
+    }
+
+    /// Both windows for a request that is refused.
+    fn refusal(&mut self, now: Mono, denial: Denial, cost: u32) -> QuotaState {
+        let violated = self.violated(denial.minute, cost);
+        let state = self.state(now, violated);
+        if cost == 1 {
+            self.shown.used_up(violated);
+        }
+        state
     }
 
     /// Remaining = left for anybody at the last answer + what this replica has in hand or on its way back.

@@ -140,7 +140,11 @@ fn a_recall_overtakes_a_grant() {
     bench.warm_up();
     let waiting = Waiting { first: 30, total: 30 };
     let call = bench.lease.start_call(bench.mono(), Purpose::Refill, waiting, false);
-    let reply = LeaseReply { granted: 40, ..bench.answer(&call) };
+    let mut reply = bench.answer(&call);
+    let more = 40 - reply.granted;
+    reply.granted += more;
+    (reply.seen.minute_granted, reply.seen.day_granted) =
+        (reply.seen.minute_granted + more, reply.seen.day_granted + more);
     let minute = reply.minute;
     bench.now += 500;
     bench.lease.on_recall(bench.mono(), minute);
@@ -332,6 +336,70 @@ fn an_unused_permit_can_be_put_back() {
     let Decision::Admit(_, minute) = bench.request(5) else { panic!("refused") };
     bench.lease.put_back(bench.mono(), minute, 5);
     assert_eq!((0..100).filter(|_| bench.admitted(1)).count(), 60);
+}
+
+#[test]
+fn what_is_put_back_after_the_end_goes_back_at_once() {
+    let mut bench = Bench::new();
+    let Decision::Admit(_, minute) = bench.request(1) else { panic!("refused") };
+    bench.lease.shut_down(bench.mono());
+    assert_eq!(bench.lease.wants_call(bench.mono(), Waiting::default()), None, "there is nothing to give back");
+    bench.lease.put_back(bench.mono(), minute, 1);
+    bench.settle(Waiting::default());
+    assert_eq!(bench.returned(), 1);
+    assert!(bench.lease.is_idle(bench.mono()));
+}
+
+#[test]
+fn after_a_refusal_remaining_stays_at_zero_whatever_comes_back() {
+    let mut bench = Bench::new();
+    let Decision::Admit(_, minute) = bench.request(1) else { panic!("refused") };
+    while bench.admitted(1) {}
+    // Unlike what was put back before it, this the last answer did not know of.
+    bench.lease.known.as_mut().unwrap().minute_left = 2;
+    bench.lease.shown = Shown::default();
+    let Decision::Deny(state) = bench.request(1) else { panic!("admitted") };
+    assert_eq!((state.minute.remaining, state.violated.minute), (0, true));
+    bench.lease.put_back(bench.mono(), minute, 1);
+    let Decision::Admit(state, _) = bench.request(1) else { panic!("refused") };
+    assert_eq!(state.minute.remaining, 0);
+}
+
+/// The replica calls so close to the end of a minute that it tells of the next, while the store, which lost its memory, is still
+/// in the old one.
+#[test]
+fn what_a_forgetful_ledger_grants_without_having_been_told_is_not_spent() {
+    let mut bench = Bench::new();
+    while bench.admitted(1) {}
+    bench.ledger = Ledger::default();
+    // The replica's clock is ahead: it takes the minute for over, and the denial is.
+    bench.now = MINUTE - 10;
+    bench.lease.clock = Some(StoreClock::heard(bench.mono(), START + MINUTE));
+    let waiting = Waiting { first: 1, total: 1 };
+    assert_eq!(bench.lease.take(bench.mono(), 1, LIMITS), Decision::Wait);
+    let call = bench.lease.start_call(bench.mono(), Purpose::Refill, waiting, false);
+    let reply = bench.answer(&call);
+    assert_eq!(reply.granted, 1, "the store cannot know");
+    bench.lease.on_reply(bench.mono(), call.id, &reply, 0);
+    assert_eq!(bench.lease.decide(bench.mono(), 1, LIMITS), Decision::Wait);
+    let call = bench.lease.start_call(bench.mono(), Purpose::Refill, waiting, false);
+    assert_eq!(bench.answer(&call).granted, 0, "now it was told");
+}
+
+#[test]
+fn an_early_lease_whose_minute_passed_unnoticed_is_owed() {
+    let mut bench = Bench::new();
+    bench.warm_up();
+    let call = bench.lease.start_call(bench.mono(), Purpose::Early, Waiting::default(), false);
+    let reply = bench.answer(&call);
+    // The process is suspended meanwhile.
+    bench.now = 2 * MINUTE;
+    bench.lease.on_reply(bench.mono(), call.id, &reply, 0);
+    let early = bench.lease.early.unwrap();
+    let call = bench.lease.start_call(bench.mono(), Purpose::Refill, Waiting { first: 1, total: 1 }, false);
+    let reply = bench.answer(&call);
+    bench.lease.on_reply(bench.mono(), call.id, &reply, 0);
+    assert_eq!(bench.lease.owed.of(early.minute), early.tokens);
 }
 
 /// One replica holds tokens and has nothing to do; another wants all that is left, and the recall between them takes `delay`.

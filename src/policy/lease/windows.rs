@@ -50,7 +50,7 @@ impl StoreClock {
 }
 
 /// What the last answer about a minute said.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Known {
     pub(super) minute: Minute,
     pub(super) minute_left: u32,
@@ -70,7 +70,7 @@ impl Known {
 }
 
 /// Remaining never rises within a minute, whatever others give back: a client that saw 3 may rely on having been near the end.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Hash, Default)]
 pub(super) struct Shown {
     minute: Minute,
     minute_remaining: u32,
@@ -87,6 +87,16 @@ impl Shown {
         }
         *self = Self { minute, minute_remaining: m, day_remaining: d };
         (m, d)
+    }
+
+    /// Not even one was left: 0 was shown, whatever came back since or is in hand for the next minute.
+    pub(super) fn used_up(&mut self, violated: Violated) {
+        if violated.minute {
+            self.minute_remaining = 0;
+        }
+        if violated.day {
+            self.day_remaining = 0;
+        }
     }
 }
 
@@ -119,7 +129,7 @@ pub(crate) fn quota_state(
 
 /// Tokens by the minute they belong to: unspent ones owed to the store, or spent ones that it does not know of. Amounts of
 /// minutes that are long over only matter to their day, so they are joined; the list never holds more than a few entries.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct ByMinute(Vec<(Minute, u32)>);
 
 impl ByMinute {

@@ -379,7 +379,7 @@ fn what_a_forgetful_ledger_grants_without_having_been_told_is_not_spent() {
     assert_eq!(bench.lease.take(bench.mono(), 1, LIMITS), Decision::Wait);
     let call = bench.lease.start_call(bench.mono(), Purpose::Refill, waiting, false);
     let reply = bench.answer(&call);
-    assert_eq!(reply.granted, 1, "the store cannot know");
+    assert!(reply.granted > 0, "the store cannot know");
     bench.lease.on_reply(bench.mono(), call.id, &reply, 0);
     assert_eq!(bench.lease.decide(bench.mono(), 1, LIMITS), Decision::Wait);
     let call = bench.lease.start_call(bench.mono(), Purpose::Refill, waiting, false);

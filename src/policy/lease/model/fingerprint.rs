@@ -110,6 +110,7 @@ impl Eye<'_> {
             return_due,
             debts,
             local: _,
+            alone: _,
             seen,
             counted,
             call,

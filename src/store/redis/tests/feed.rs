@@ -101,8 +101,9 @@ async fn a_server_that_forgot_everything_makes_everybody_forget() {
 async fn a_record_that_another_program_writes_is_obeyed_without_telling_anybody() {
     let server = RedisServer::shared();
     let store = open(at(&server)).await;
-    create(&*store, "k1", "a1").await;
     let mut feed = store.subscribe();
+    create(&*store, "k1", "a1").await;
+    changes(&mut feed, 2).await;
     let record = server.cli(&["HGET", &format!("{}key:k1", store.names.registry()), "record"]);
     let disabled = record.replace("\"disabled\":false", "\"disabled\":true");
     assert_ne!(record, disabled);

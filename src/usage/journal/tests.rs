@@ -330,6 +330,12 @@ fn logged<T>(work: impl FnOnce() -> T) -> (String, T) {
             Ok(())
         }
     }
+    // Somebody must listen all the time: a line that another test meets first, while nobody listens, is switched off for all.
+    static LISTENING: std::sync::Once = std::sync::Once::new();
+    LISTENING.call_once(|| {
+        let nowhere = tracing_subscriber::fmt().with_writer(io::sink).finish();
+        tracing::subscriber::set_global_default(nowhere).unwrap();
+    });
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();

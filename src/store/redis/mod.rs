@@ -1,7 +1,7 @@
 //! The shared store: Redis 6.2 or newer, or Valkey; one server, a master that sentinels name, or a cluster.
 //!
 //! ```text
-//!  any thread ──call──▶ a task on the store's own runtime ──▶ topology: who has this slot ──▶ a lane (one connection a worker)
+//!  any thread ──call──▶ a task on the control runtime ──▶ topology: who has this slot ──▶ a lane (one connection a worker)
 //!  subscribers ◀─items── one listener for each master: CLIENT TRACKING ON BCAST, or a channel
 //! ```
 //!

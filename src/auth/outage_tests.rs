@@ -158,3 +158,18 @@ async fn an_answer_from_before_an_outage_is_no_younger_than_its_question() {
     f.look_up(f.hash).await.unwrap();
     assert_eq!(f.look_ups(), 2, "cache.recheck_without_push counts from the question");
 }
+
+#[tokio::test(start_paused = true)]
+async fn only_a_sign_of_life_is_word_from_the_store_neither_a_late_change_nor_the_loss_of_the_feed() {
+    let f = Fixture::new().await;
+    f.hear_nothing();
+    assert!(f.look_up(f.hash).await.unwrap().is_some());
+    f.store.inject_everywhere(Fault::Unavailable);
+    sleep(Duration::from_secs(50)).await;
+    assert!(f.look_up(f.hash).await.unwrap().is_some(), "served without a store for a minute");
+    // What lay in a socket, and what a dead connection says of itself.
+    f.auth.apply(&FeedItem::Changes(Revision(9), vec![Change::Account(crate::store::contract::account_id("other"))]));
+    f.auth.apply(&FeedItem::Lost);
+    sleep(Duration::from_secs(11)).await;
+    assert!(f.look_up(f.hash).await.is_err(), "served for longer than it is waited for");
+}

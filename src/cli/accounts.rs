@@ -54,7 +54,7 @@ async fn suspend(args: &AccountArgs, accounts: Accounts<'_>) -> Result<Output, M
     // It may be meant: an account is suspended before its first key. It may be a typing error, and then the keys still work.
     let known = accounts.is_known(&id).await?;
     let ChangedAccount { account, revision } = accounts.suspend(&id, true).await?;
-    let lost_within = accounts.config.store.serve_cached_keys_for;
+    let lost_within = accounts.config.cached_keys_are_served_for();
     let revision = revision.unwrap_or_default();
     let acknowledged = acknowledge::wait(accounts.store, revision, lost_within, acknowledge::PATIENCE).await;
     let object = || {

@@ -183,7 +183,7 @@ async fn switch(args: &KeyArgs, disabled: bool, keys: Keys<'_>) -> Result<Output
 }
 
 async fn acknowledged(keys: Keys<'_>, revision: Option<Revision>) -> Acknowledged {
-    let lost_within = keys.config.store.serve_cached_keys_for;
+    let lost_within = keys.config.cached_keys_are_served_for();
     acknowledge::wait(keys.store, revision.unwrap_or_default(), lost_within, acknowledge::PATIENCE).await
 }
 

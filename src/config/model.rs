@@ -66,6 +66,14 @@ pub struct Listen {
     pub admin: SocketAddr,
 }
 
+impl Config {
+    /// How long a gateway may serve a cached key after it last heard of the store: while it cannot ask, or because it asked a moment
+    /// before.
+    pub fn cached_keys_are_served_for(&self) -> Duration {
+        self.store.serve_cached_keys_for.max(self.cache.recheck_without_push)
+    }
+}
+
 /// Which store, and what to do without it.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {

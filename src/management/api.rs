@@ -171,7 +171,7 @@ impl Management {
     }
 
     async fn acknowledged(&self, revision: Option<Revision>) -> Acknowledged {
-        let lost_within = self.config.store.serve_cached_keys_for;
+        let lost_within = self.config.cached_keys_are_served_for();
         acknowledge::wait(&*self.store, revision.unwrap_or_default(), lost_within, acknowledge::PATIENCE).await
     }
 }

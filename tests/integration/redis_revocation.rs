@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::servers::RedisServer;
@@ -329,4 +330,33 @@ fn resident(gateway: &Gateway) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_gateway_that_was_stopped_serves_nothing_that_was_revoked_meanwhile() {
+    let redis = RedisServer::start();
+    redis.create_user("first", "first", &["~*", "&*", "+@all"]);
+    let store = format!("url: \"{}\", username: first, password: first{PATIENCE}", redis.url());
+    let store = format!("{store}, outage: {{ serve_cached_keys_for: 1s }}");
+    // As short as can be: it is soon waited for no more, and must then serve nothing either.
+    let short = "log: off\ncache: { recheck_without_push: 1s }";
+    let stand = Stand::new().section(short).shared_store(&store).start();
+    let stopped = stand.another_gateway();
+    let caller = stand.key().scope("models:read").scope("api-keys:*").create();
+    for pause in [2600, 4000] {
+        let key = create(&stand.gateway, &caller);
+        let request = stopped.get("/echo/x").bearer(&key);
+        let mut connections: Vec<_> = (0..20).map(|_| stopped.connect()).collect();
+        connections.iter_mut().for_each(|open| drop(request.on(open).expect_status(200)));
+        stopped.process.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(pause));
+        let gone = stand.request("DELETE", &format!("{BASE}/{}", key.id)).bearer(&caller).send();
+        assert!(matches!(gone.status(), 200 | 202), "{}", gone.text());
+        // Sent after the answer; they lie there when it wakes.
+        connections.iter_mut().for_each(|open| open.send(request.bytes()));
+        stopped.process.signal(Signal::CONT);
+        for open in &mut connections {
+            assert_eq!(open.response("GET").status(), 401, "after {pause} ms: {}", gone.text());
+        }
+    }
 }

@@ -138,3 +138,35 @@ async fn a_key_written_as_the_documentation_says_is_a_key() {
     assert_eq!((key.record.name.as_str(), key.secrets.len()), ("ci", 1));
     assert_eq!(store.keys(crate::store::KeyFilter::default()).await.unwrap(), [key]);
 }
+
+#[tokio::test]
+async fn a_damaged_row_takes_no_other_with_it_and_a_name_that_points_at_another_key_opens_nothing() {
+    let server = RedisServer::shared();
+    let store = open(at(&server)).await;
+    for id in ["k1", "k2", "k3"] {
+        create(&*store, id, "a1").await;
+    }
+    let (row, secret) = (
+        |id| format!("{}key:{id}", store.names.registry()),
+        |seed| format!("{}secret:{}", store.names.registry(), crate::store::contract::hash(seed).to_hex()),
+    );
+    server.cli(&["HSET", &row("k1"), "record", "garbage"]);
+    server.cli(&["DEL", &row("k2")]);
+    server.cli(&["SET", &row("k2"), "no hash"]);
+    let listed = store.keys(crate::store::KeyFilter::default()).await.unwrap();
+    assert_eq!(listed.iter().map(|key| key.record.id.as_str()).collect::<Vec<_>>(), ["k3"]);
+    for id in ["k1", "k2"] {
+        let error = store.key(key_id(id)).await.unwrap_err();
+        assert!(matches!(&error, crate::store::StoreError::Corrupt(text) if text.contains(id)), "{error:?}");
+    }
+    // Another key's record in the row, and another key's row behind the name.
+    let record = server.cli(&["HGET", &row("k3"), "record"]);
+    server.cli(&["HSET", &row("k1"), "record", &record]);
+    assert!(store.key(key_id("k1")).await.is_err());
+    server.cli(&["SET", &secret("stray"), "k3"]);
+    assert!(store.key_by_secret(crate::store::contract::hash("stray")).await.unwrap().is_none());
+    // A row of gateways that nobody can read goes by itself.
+    server.cli(&["HSET", &store.names.aux("replicas"), "x", "junk"]);
+    store.register(crate::store::ReplicaId("r1".into()), "host:1".into()).await.unwrap();
+    assert_eq!(store.replicas().await.unwrap().len(), 1);
+}

@@ -8,6 +8,7 @@ mod feed;
 mod lease;
 mod login;
 mod moves;
+mod speed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -15,8 +15,8 @@ const AROUND_A_MINUTE: &[u64] = &[MINUTE - 300_000, MINUTE - 10, MINUTE, MINUTE 
 /// The same for leases as old as the minute, whose deadlines need the largest margin.
 const A_WHOLE_MINUTE: &[u64] = &[0, MINUTE - 10, MINUTE, MINUTE + 1_000];
 const TWO_MINUTES: &[u64] = &[MINUTE - 300_000, MINUTE - 10, MINUTE, 2 * MINUTE - 300_000, 2 * MINUTE - 10, 2 * MINUTE];
-/// The pace of a refusal: soft, asked again, hard, looked at again, over.
-const A_REFUSAL: &[u64] = &[0, 3_000, 16_000, 320_000, MINUTE - 10, MINUTE];
+/// The pace of a refusal: soft, asked again, hard, looked at again, left alone, over.
+const A_REFUSAL: &[u64] = &[0, 3_000, 16_000, 320_000, 700_000, MINUTE - 10, MINUTE];
 
 /// At one instant, and nothing goes wrong.
 pub(super) const CALM: Scenario = Scenario {
@@ -86,6 +86,9 @@ fn requests_that_go_away_and_idle_stashes_leave_no_token_behind() {
     holds("gone, at one instant", Scenario { budget, ..HOARDING }, 25_000);
     let budget = Budget { requests: 2, put_backs: 1, ..CHANGE_OF_MINUTE.budget };
     holds("gone, around a minute", Scenario { budget, ..CHANGE_OF_MINUTE }, 10_000);
+    let budget = Budget { requests: 4, ..budget };
+    let last_of_day = Scenario { limits: limits(3, 3), instants: &[MINUTE - 300_000], ..CHANGE_OF_MINUTE };
+    holds("gone, the last of a day", Scenario { budget, ..last_of_day }, 7_000);
 }
 
 #[test]
@@ -111,6 +114,8 @@ fn minutes_share_their_day_and_a_new_day_begins_with_nothing_spent() {
 fn a_refusal_is_looked_at_once_more_and_then_costs_no_call_until_the_minute_ends() {
     let refused = Scenario { instants: A_REFUSAL, ..CALM };
     holds("refused after a recall", Scenario { limits: limits(4, 100), rate: [BUSY, QUIET], ..refused }, 50_000);
+    let budget = Budget { requests: 3, delays: 1, ..CALM_BUDGET };
+    holds("refused while a grant is under way", Scenario { instants: &[0, 1_000], budget, ..HOARDING }, 2_500);
     let budget = Budget { requests: 5, ..CALM_BUDGET };
     holds("refused without one", Scenario { budget, ..refused }, 20_000);
 }

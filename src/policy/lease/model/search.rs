@@ -6,6 +6,9 @@ use std::collections::{HashMap, VecDeque};
 use super::story::tell;
 use super::*;
 
+/// No scenario has so many states: one that has does not end.
+const TOO_MANY: usize = 1_000_000;
+
 /// What a search saw.
 #[derive(Debug)]
 pub(super) struct Explored {
@@ -30,6 +33,7 @@ pub(super) fn explore(scenario: &Scenario) -> Explored {
     let mut frontier = VecDeque::from([(origin, start)]);
     let mut events = 0;
     while let Some((from, world)) = frontier.pop_front() {
+        assert!(reached.len() < TOO_MANY, "a scenario without end: {scenario:?}");
         for action in world.possible(scenario) {
             events += 1;
             let mut next = world.clone();

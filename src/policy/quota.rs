@@ -15,7 +15,8 @@ use super::key::QuotaLimits;
 pub const MINUTE_SECONDS: u64 = 60;
 /// Length of the long window.
 pub const DAY_SECONDS: u64 = 86_400;
-const MINUTES_A_DAY: u32 = (DAY_SECONDS / MINUTE_SECONDS) as u32;
+/// Minutes of the long window.
+pub(crate) const MINUTES_A_DAY: u32 = (DAY_SECONDS / MINUTE_SECONDS) as u32;
 /// A recall younger than this makes a refusal soft: returned tokens may be under way.
 const RECALL_ANSWER_MICROS: u64 = 15_000;
 /// At most one recall in this time.

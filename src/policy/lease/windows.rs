@@ -3,11 +3,10 @@
 use crate::policy::instant::Mono;
 use crate::policy::key::QuotaLimits;
 use crate::policy::quota::{
-    DAY_SECONDS, LeaseReply, MINUTE_SECONDS, Minute, QuotaState, Violated, Window, WindowState,
+    DAY_SECONDS, LeaseReply, MINUTE_SECONDS, MINUTES_A_DAY, Minute, QuotaState, Violated, Window, WindowState,
 };
 
 const MINUTE_MICROS: u64 = MINUTE_SECONDS * 1_000_000;
-const MINUTES_A_DAY: u32 = (DAY_SECONDS / MINUTE_SECONDS) as u32;
 
 /// The day a minute belongs to.
 pub(super) const fn day_of(minute: Minute) -> u32 {

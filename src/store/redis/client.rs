@@ -43,7 +43,7 @@ impl Client {
         Self { topology, runtime }
     }
 
-    /// Carries a call out on the store's own runtime: it goes on when its caller does not wait for it any longer.
+    /// Carries a call out in a task of its own: it goes on when its caller does not wait for it any longer.
     pub(super) async fn call<T: FromRedisValue + Send + 'static>(&self, call: Invocation) -> Result<T, StoreError> {
         let (topology, lane) = (self.topology.clone(), lane());
         let carried_out = self.runtime.spawn(async move {

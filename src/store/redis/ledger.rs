@@ -2,7 +2,7 @@
 
 use super::RedisStore;
 use super::script::{self, Invocation};
-use crate::policy::quota::{LeaseReply, LeaseRequest, Seen, Subject};
+use crate::policy::quota::{LeaseReply, LeaseRequest, MINUTES_A_DAY, Seen, Subject};
 use crate::store::StoreError;
 
 const SCARCE: u32 = 1;
@@ -43,7 +43,7 @@ impl RedisStore {
             scarce: flags & SCARCE != 0,
             soft: flags & SOFT != 0,
             recall: flags & RECALL != 0,
-            seen: Seen { minute, minute_granted, day: minute / 1440, day_granted },
+            seen: Seen { minute, minute_granted, day: minute / MINUTES_A_DAY, day_granted },
             active,
         })
     }

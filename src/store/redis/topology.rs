@@ -4,6 +4,7 @@
 //! it is not the one. A view that cannot be renewed stays: its servers may still answer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(super) struct Topology {
     doubted: Arc<Notify>,
     /// All servers ever met, so that parts keep their numbers and connections survive a change of the view.
     nodes: RwLock<BTreeMap<Address, (usize, Arc<Node>)>>,
+    /// Servers met so far: each has a number of its own, also after others were given up.
+    met: AtomicUsize,
     /// The slot of keys and accounts.
     registry: u16,
     /// Why the servers could not be found out, last.
@@ -65,6 +68,7 @@ impl Topology {
             changed: watch::Sender::new(0),
             doubted: Arc::default(),
             nodes: RwLock::default(),
+            met: AtomicUsize::new(0),
             registry: slot(&names.registry()),
             trouble: RwLock::default(),
         });
@@ -107,8 +111,10 @@ impl Topology {
     /// The server at this address, as another one has pointed to it.
     pub(super) fn node(&self, address: &Address) -> Arc<Node> {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        let number = nodes.len() + 1;
-        let start = || (number, Node::start(&self.config, address.clone(), &self.doubted));
+        let start = || {
+            let number = self.met.fetch_add(1, Ordering::Relaxed) + 1;
+            (number, Node::start(&self.config, address.clone(), &self.doubted))
+        };
         nodes.entry(address.clone()).or_insert_with(start).1.clone()
     }
 
@@ -318,5 +324,32 @@ mod tests {
         let at = |host: &str, port| Address { host: host.to_owned(), port };
         assert_eq!(ranges(&slots, &asked), [(0, 5460, at("h", 7000)), (5461, 16_383, at("10.0.0.2", 7001))]);
         assert!(ranges(&Value::Nil, &asked).is_empty());
+    }
+
+    #[tokio::test]
+    async fn no_two_masters_are_one_part_however_often_they_are_replaced() {
+        // Nobody listens at any of them.
+        let at = |port| Address { host: "127.0.0.1".to_owned(), port };
+        let names = Names::new("sm:");
+        let config = RedisConfig {
+            servers: Servers::Cluster(vec![at(1)]),
+            tls: None,
+            username: None,
+            password: None,
+            database: 0,
+            prefix: "sm:".to_owned(),
+            connections: 1,
+        };
+        let topology = Topology::start(Arc::new(config), &names);
+        let keys = slot(&names.registry());
+        for ports in [[1, 2, 3], [1, 4, 3], [1, 4, 5], [6, 4, 5], [6, 7, 5]] {
+            let [first, second, third] = ports.map(at);
+            topology.adopt(vec![(keys, keys, first), (keys + 1, keys + 1, second), (keys + 2, keys + 2, third)]);
+            let mut parts: Vec<usize> = topology.view().masters.iter().map(|node| node.part().0).collect();
+            assert_eq!(topology.registry().unwrap().part().0, 0);
+            parts.sort_unstable();
+            parts.dedup();
+            assert_eq!(parts.len(), 3, "{ports:?}: {parts:?}");
+        }
     }
 }

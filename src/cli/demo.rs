@@ -60,14 +60,14 @@ fn first_key(store: &dyn Store, config: &Config) -> Result<Option<Secret>, CliEr
 }
 
 fn start_backend(config: &Config) -> Result<SocketAddr, CliError> {
-    let upstream = config.upstreams.first().ok_or_else(|| failed("the file has no upstream"))?;
+    let endpoint = config.upstreams.first().and_then(|upstream| upstream.endpoints.first());
+    let address = &*endpoint.ok_or_else(|| failed("the file has no upstream"))?.authority;
     let taken = |error| {
         failed(format!(
-            "the sample backend cannot listen on {}: {error}. Stop what listens there, or set SEEME_GATEWAY_UPSTREAM",
-            upstream.authority
+            "the sample backend cannot listen on {address}: {error}. Stop what listens there, or set SEEME_GATEWAY_UPSTREAM"
         ))
     };
-    let listener = TcpListener::bind(&*upstream.authority).map_err(taken)?;
+    let listener = TcpListener::bind(address).map_err(taken)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

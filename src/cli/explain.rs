@@ -181,7 +181,10 @@ fn forwarded(config: &Config, grant: &Grant, out: &mut dyn Write) -> io::Result<
     }
     let by_environment = config.environments.map(|environments| environments.of(grant.environment()));
     match grant.route().upstream.or(by_environment).and_then(|id| config.upstreams.get(id.0)) {
-        Some(upstream) => writeln!(out, "allowed: forwarded to {} at {}", upstream.name, upstream.authority),
+        Some(upstream) => {
+            let at: Vec<&str> = upstream.endpoints.iter().map(|endpoint| &*endpoint.authority).collect();
+            writeln!(out, "allowed: forwarded to {} at {}", upstream.name, at.join(", "))
+        }
         None => writeln!(out, "allowed"),
     }
 }

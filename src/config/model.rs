@@ -169,10 +169,17 @@ pub struct CacheConfig {
 pub struct Upstream {
     /// Its name in the file; bounded, so fit for logs and metrics.
     pub name: Arc<str>,
-    /// `host:port` to connect to.
-    pub authority: Arc<str>,
+    /// Where it is; one at least.
+    pub endpoints: Vec<Endpoint>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
+}
+
+/// One place of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `host:port`, the port always there.
+    pub authority: Arc<str>,
 }
 
 /// Which backend serves which kind of key.

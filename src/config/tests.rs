@@ -100,7 +100,7 @@ fn a_short_file_has_the_defaults_of_the_contract() {
     assert_eq!((config.limits.header_bytes, config.limits.inspect_total), (64 << 10, 64 << 20));
     assert_eq!(config.usage.retention, Duration::from_secs(400 * 86_400));
     assert!(config.workers >= 1 && config.key_shape.require_checksum);
-    assert_eq!(&*config.upstreams[0].authority, "127.0.0.1:9000");
+    assert_eq!(&*config.upstreams[0].endpoints[0].authority, "127.0.0.1:9000");
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn the_shipped_file_compiles() {
     let (config, _) = super::load(file, &env).unwrap();
     assert_eq!((config.listen.public.port(), config.listen.admin.port()), (80, 81));
     assert_eq!(config.store.url, StoreUrl::Sqlite("/data/g.db".into()));
-    assert_eq!(&*config.upstreams[0].authority, "backend:8000");
+    assert_eq!(&*config.upstreams[0].endpoints[0].authority, "backend:8000");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::context::{Inbound, RequestRecord};
 use super::{Gateway, GatewayError, head};
+use crate::config::model::Config;
 use crate::policy::access::{Scoped, Values};
 use crate::policy::route::Match;
 use crate::policy::values::{bound_values, needs_body};
@@ -17,13 +18,14 @@ impl Gateway {
     /// What the request names; and its body, if it had to be read for that.
     pub(super) async fn bound_values(
         &self,
+        config: &Config,
         found: &Match,
         scoped: &Scoped,
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<(Values, Option<Bytes>), GatewayError> {
         let held = match needs_body(found, scoped, &inbound.head.headers)? {
-            true => Some(Box::pin(self.hold(found, inbound, record)).await?),
+            true => Some(Box::pin(self.hold(config, found, inbound, record)).await?),
             false => None,
         };
         let values = bound_values(found, scoped, inbound.head.uri.query(), &inbound.head.headers, held.as_deref())?;
@@ -33,11 +35,12 @@ impl Gateway {
     /// Reads the whole body into memory, within `limits.inspect_bytes` for itself and `limits.inspect_total` for all.
     async fn hold(
         &self,
+        config: &Config,
         found: &Match,
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<Bytes, GatewayError> {
-        let limits = &self.shared.config.limits;
+        let limits = &config.limits;
         let route_limit = head::body_limit(&found.route, limits).unwrap_or(u64::MAX);
         let limit = route_limit.min(limits.inspect_bytes as u64);
         head::check_declared_body(&inbound.head, Some(limit))?;
@@ -46,7 +49,7 @@ impl Gateway {
         let reserved = u32::try_from(room).unwrap_or(u32::MAX);
         let _reserved = self.shared.inspection.try_acquire_many(reserved).map_err(|_| GatewayError::Overloaded)?;
         let Some(body) = inbound.body.as_mut() else { return Ok(Bytes::new()) };
-        let held = read(body, limit, self.shared.config.timeouts.body_idle).await;
+        let held = read(body, limit, config.timeouts.body_idle).await;
         if !matches!(held, Err(GatewayError::RequestBody(BodyError::TooLarge, _))) {
             inbound.body = None;
         }

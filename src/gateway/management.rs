@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use super::context::{ConnInfo, Inbound, RequestRecord};
 use super::respond::ProxyBody;
 use super::{Gateway, GatewayError, head, inspect};
+use crate::config::model::Config;
 use crate::management::api::ManagementResponse;
 use crate::management::body::BODY_LIMIT;
 use crate::management::call::{Call, Operation};
@@ -25,6 +26,7 @@ impl Gateway {
     /// Carries out one call, or says why not, in the order of contract 4.
     pub(super) async fn manage(
         &self,
+        config: &Config,
         call: Result<Call, Rejection>,
         conn: &ConnInfo,
         inbound: &mut Inbound,
@@ -33,12 +35,12 @@ impl Gateway {
         let call = call?;
         record.endpoint = Some(call.endpoint().clone());
         head::check_declared_body(&inbound.head, Some(BODY_LIMIT as u64))?;
-        let credential = Credential::extract(&inbound.head.headers, self.shared.config.key_shape)?;
+        let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
         let access = call.scope().map_or(Access::Authenticated, |scope| Access::AnyScope(vec![scope]));
         let caller = self.authenticate(credential, &access, record).await?.check_scope(&access)?;
         let caller = self.charge(&caller)?;
         let body = match inbound.body.as_mut().filter(|_| call.takes_body()) {
-            Some(body) => inspect::read(body, BODY_LIMIT as u64, self.shared.config.timeouts.body_idle).await?,
+            Some(body) => inspect::read(body, BODY_LIMIT as u64, config.timeouts.body_idle).await?,
             None => Bytes::new(),
         };
         record.held(body.len() as u64);

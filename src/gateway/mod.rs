@@ -11,6 +11,7 @@ pub mod respond;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, Response};
@@ -64,10 +65,18 @@ pub struct Shared {
     pub inspection: tokio::sync::Semaphore,
 }
 
+/// One configuration and what a worker keeps for it. A request sees the same one from its start to its end.
+pub struct Snapshot {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The way to the backends.
+    pub upstreams: Upstreams,
+}
+
 /// The gateway, as one worker runs it.
 pub struct Gateway {
     shared: Arc<Shared>,
-    upstreams: Upstreams,
+    current: ArcSwap<Snapshot>,
     front: Front,
 }
 
@@ -94,7 +103,13 @@ impl Gateway {
     /// A gateway for one worker.
     pub fn new(shared: Arc<Shared>) -> Self {
         let upstreams = Upstreams::new(&shared.config.upstreams, shared.metrics.clone());
-        Self { shared, upstreams, front: Front::default() }
+        let snapshot = Snapshot { config: shared.config.clone(), upstreams };
+        Self { shared, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
+    }
+
+    /// What is in force now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
     }
 
     /// One request, from its head to the answer. The record it leaves ends with the answer's body.
@@ -103,13 +118,14 @@ impl Gateway {
         conn: &Arc<ConnInfo>,
         request: Request<Incoming>,
     ) -> Result<Response<RecordedBody>, Infallible> {
+        let snapshot = self.snapshot();
         let (head, body) = request.into_parts();
         let mut inbound = Inbound { head, body: Some(body) };
         let mut record = Box::new(RequestRecord::start(&self.shared, conn, &inbound.head));
-        let response = match self.serve(conn, &mut inbound, &mut record).await {
+        let response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
             Ok(response) => response,
             Err(error) => {
-                self.identify(&inbound, &mut record).await;
+                self.identify(&snapshot.config, &inbound, &mut record).await;
                 respond::render(error, conn, &mut inbound, &mut record)
             }
         };
@@ -119,17 +135,18 @@ impl Gateway {
     /// The order is that of contract 4 and never changes.
     async fn serve(
         &self,
+        snapshot: &Snapshot,
         conn: &ConnInfo,
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
-        let config = &self.shared.config;
+        let config = &snapshot.config;
         let path = head::check(&inbound.head, conn, &config.limits)?;
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
             // Boxed: rare, and large enough to weigh on every request's future.
-            return Box::pin(self.manage(call, conn, inbound, record)).await;
+            return Box::pin(self.manage(config, call, conn, inbound, record)).await;
         }
         let found = config.routes.find(&inbound.head.method, &path)?;
         record.matched(&found.route);
@@ -137,10 +154,10 @@ impl Gateway {
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
         let key = self.authenticate(credential, &found.route.access, record).await?;
         let scoped = key.check_scope(&found.route.access)?;
-        let (values, held) = self.bound_values(&found, &scoped, inbound, record).await?;
+        let (values, held) = self.bound_values(config, &found, &scoped, inbound, record).await?;
         let grant = scoped.check_resources(found, values)?;
         let permit = self.shared.limiter.admit(grant).await?;
-        self.forward(permit, held, conn, inbound, record).await
+        self.forward(snapshot, permit, held, conn, inbound, record).await
     }
 
     /// Cache, then store; then whether the key is in force. A public route needs none and checks none.
@@ -170,9 +187,9 @@ impl Gateway {
     }
 
     /// A request that was refused before its key was looked at is counted all the same, if it carries a known one.
-    async fn identify(&self, inbound: &Inbound, record: &mut RequestRecord) {
+    async fn identify(&self, config: &Config, inbound: &Inbound, record: &mut RequestRecord) {
         if record.secret.is_none()
-            && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, self.shared.config.key_shape)
+            && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, config.key_shape)
         {
             record.secret = Some(hash);
             record.key = self.shared.auth.look_up(hash, &self.front).await.unwrap_or_default();
@@ -182,13 +199,14 @@ impl Gateway {
     /// Sends an admitted request to its upstream. Takes a [`Permit`]: what was not decided cannot be forwarded.
     async fn forward(
         &self,
+        snapshot: &Snapshot,
         permit: Permit,
         held: Option<Bytes>,
         conn: &ConnInfo,
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
-        let (config, route) = (&self.shared.config, permit.grant().route().clone());
+        let (config, upstreams, route) = (&snapshot.config, &snapshot.upstreams, permit.grant().route().clone());
         let (upstream, quota) =
             (config.upstream_of(&route, permit.grant().environment()), permit.quota().copied().map(QuotaFields::new));
         let mut fields = std::mem::take(&mut inbound.head.headers);
@@ -202,11 +220,11 @@ impl Gateway {
         let profile = permit.grant().profile().map(|profile| &**profile);
         let request_id = origin.request_id.clone();
         headers::for_upstream(&mut fields, origin, profile, quota.as_ref(), route.forward_authorization);
-        let body = self.request_body(held, &route, inbound, record);
-        let request = head::for_upstream(&inbound.head, fields, body, self.upstreams.authority(upstream));
+        let body = request_body(config, held, &route, inbound, record);
+        let request = head::for_upstream(&inbound.head, fields, body, upstreams.authority(upstream));
 
         record.permit = Some(permit);
-        record.upstream = Some(self.upstreams.name(upstream).clone());
+        record.upstream = Some(upstreams.name(upstream).clone());
         let sent = Instant::now();
         let limits = Forwarding {
             since: sent,
@@ -214,42 +232,21 @@ impl Gateway {
             idle: route.idle_timeout.unwrap_or(config.timeouts.idle),
         };
         let progress = record.progress.clone();
-        let answer = self.upstreams.forward(upstream, request, progress.as_ref(), limits).await;
+        let answer = upstreams.forward(upstream, request, progress.as_ref(), limits).await;
         let waited = sent.elapsed().as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
         self.shared.metrics.upstreams[upstream.0].duration.record(waited);
 
-        let mut response =
-            answer.map_err(|error| self.upstream_failed(error, upstream.0, &route))?.map(ProxyBody::Upstream);
+        let mut response = answer
+            .map_err(|error| self.upstream_failed(error, upstream.0, head::body_limit(&route, &config.limits)))?
+            .map(ProxyBody::Upstream);
         headers::for_client(response.headers_mut(), request_id, quota);
         Ok(response)
     }
 
-    /// The body to forward: held already, or streamed within the route's limits.
-    fn request_body(
-        &self,
-        held: Option<Bytes>,
-        route: &Route,
-        inbound: &mut Inbound,
-        record: &mut RequestRecord,
-    ) -> RequestBody {
-        let config = &self.shared.config;
-        match (held, inbound.body.take().filter(|body| !body.is_end_stream())) {
-            (Some(held), _) => RequestBody::Held(held),
-            (None, None) => RequestBody::Empty,
-            (None, Some(body)) => {
-                let progress = record.progress.insert(Arc::default()).clone();
-                let limit = head::body_limit(route, &config.limits);
-                RequestBody::stream(body, limit, config.timeouts.body_idle, progress)
-            }
-        }
-    }
-
-    fn upstream_failed(&self, error: UpstreamError, upstream: usize, route: &Route) -> GatewayError {
+    fn upstream_failed(&self, error: UpstreamError, upstream: usize, body_limit: Option<u64>) -> GatewayError {
         match error {
-            UpstreamError::RequestBody(error) => {
-                GatewayError::RequestBody(error, head::body_limit(route, &self.shared.config.limits))
-            }
+            UpstreamError::RequestBody(error) => GatewayError::RequestBody(error, body_limit),
             error => {
                 let error = GatewayError::Upstream(error);
                 self.shared.metrics.upstream_error(upstream, error.problem().code);
@@ -260,12 +257,31 @@ impl Gateway {
 
     /// Housekeeping of this worker, every few seconds.
     pub fn maintain(&self) {
-        self.upstreams.prune();
+        self.snapshot().upstreams.prune();
     }
 
     /// What all workers share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+}
+
+/// The body to forward: held already, or streamed within the route's limits.
+fn request_body(
+    config: &Config,
+    held: Option<Bytes>,
+    route: &Route,
+    inbound: &mut Inbound,
+    record: &mut RequestRecord,
+) -> RequestBody {
+    match (held, inbound.body.take().filter(|body| !body.is_end_stream())) {
+        (Some(held), _) => RequestBody::Held(held),
+        (None, None) => RequestBody::Empty,
+        (None, Some(body)) => {
+            let progress = record.progress.insert(Arc::default()).clone();
+            let limit = head::body_limit(route, &config.limits);
+            RequestBody::stream(body, limit, config.timeouts.body_idle, progress)
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 //! A worker is a thread with a current-thread runtime, an SO_REUSEPORT listener and its own upstream pool: a request lives and
 //! dies on one core. Nothing here looks at what a request says.
 
+mod client_io;
 mod connection;
+mod http1;
 mod listener;
 mod worker;
 

@@ -133,7 +133,7 @@ impl Worker {
             sleep(FIRST_REQUEST).await;
             fresh.iter().for_each(|conn| conn.drain());
         }
-        let limit = self.gateway.shared().config.drain.timeout;
+        let limit = self.gateway.snapshot().config.drain.timeout;
         if timeout(limit, all_gone.recv()).await.is_err() {
             tracing::warn!(open = self.open().len(), "drain.timeout is over; closing what is left");
         }
@@ -161,8 +161,8 @@ impl Worker {
 
     /// Ends connections that have been idle, or at their head, for too long; and tidies the upstream pool.
     fn sweep(&self) {
-        let shared = self.gateway.shared();
-        let (now, timeouts) = (shared.clock.mono(), &shared.config.timeouts);
+        let snapshot = self.gateway.snapshot();
+        let (now, timeouts) = (self.gateway.shared().clock.mono(), &snapshot.config.timeouts);
         let is_over =
             |(conn, task): &(Arc<ConnInfo>, AbortHandle)| is_overdue(conn, now, timeouts).then(|| task.clone());
         // Collected first: an aborted task gives its slot up, and that takes the lock.

@@ -6,21 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::UpstreamError;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
-use super::gather::UpstreamIo;
+use super::connect::connect;
 use super::pool::{Lease, Pool};
-use crate::config::model::Upstream;
+use crate::config::model::{Endpoint, Upstream};
 use crate::policy::route::UpstreamId;
 use crate::telemetry::Metrics;
-
-/// The largest response head accepted from an upstream.
-const MAX_HEAD: usize = 256 * 1024;
 
 /// How long a used connection may take to be ready again.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -60,8 +54,8 @@ impl Upstreams {
     }
 
     /// `host:port` of the upstream, for requests that came without a Host.
-    pub fn authority(&self, id: UpstreamId) -> &Arc<str> {
-        &self.targets[id.0].upstream.authority
+    pub fn authority(&self, id: UpstreamId) -> &str {
+        self.targets[id.0].upstream.endpoints.first().map_or("", |endpoint| &endpoint.authority)
     }
 
     /// Forwards a request. `progress` belongs to its body, if it streams one.
@@ -103,32 +97,21 @@ impl Upstreams {
     }
 
     async fn connect(&self, id: UpstreamId) -> Result<Lease, UpstreamError> {
-        let target = &self.targets[id.0];
-        let connecting = TcpStream::connect(&*target.upstream.authority);
-        let stream = match timeout(target.upstream.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                tracing::debug!(upstream = %target.upstream.name, %error, "no connection");
-                return Err(UpstreamError::Unreachable);
-            }
-            Err(_elapsed) => return Err(UpstreamError::Unreachable),
-        };
-        let _ = stream.set_nodelay(true);
+        let Target { upstream, pool } = &self.targets[id.0];
+        let (sender, task) = connect(upstream, endpoint(upstream)?).await?;
         self.metrics.upstreams[id.0].connects.increment(1);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_HEAD)
-            .handshake(UpstreamIo(TokioIo::new(stream)))
-            .await
-            .map_err(|_| UpstreamError::Unreachable)?;
-        // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
-        let task = tokio::spawn(connection).abort_handle();
-        Ok(target.pool.lease(sender, task))
+        Ok(pool.lease(sender, task))
     }
 
     /// Closes connections that have been idle too long.
     pub fn prune(&self) {
         self.targets.iter().for_each(|target| target.pool.prune());
     }
+}
+
+/// The compiler of the configuration lets no upstream be without one.
+fn endpoint(upstream: &Upstream) -> Result<&Endpoint, UpstreamError> {
+    upstream.endpoints.first().ok_or(UpstreamError::Unreachable)
 }
 
 /// Waits for the head; the clock starts over as long as the request's body still moves.

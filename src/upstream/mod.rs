@@ -4,6 +4,7 @@
 //! known of keys, scopes or quotas; what may be forwarded was decided before.
 
 mod body;
+mod connect;
 mod forward;
 mod gather;
 mod pool;

@@ -1,11 +1,10 @@
 //! `upstreams` and `environments`: the backends and which of them serves which kind of key.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::{Map, Value, did_you_mean, shorten};
 use super::unbuilt::{self, Shape};
-use crate::config::model::{Environments, Upstream};
+use crate::config::model::{Endpoint, Environments, Upstream};
 use crate::policy::route::UpstreamId;
 
 const MEMBERS: &[&str] = &[
@@ -58,8 +57,7 @@ pub(super) fn upstreams(value: &Value<'_>) -> Option<Vec<Upstream>> {
 }
 
 fn upstream(name: &str, value: &Value<'_>) -> Upstream {
-    let mut upstream =
-        Upstream { name: name.into(), authority: Arc::from(""), connect_timeout: Duration::from_secs(1) };
+    let mut upstream = Upstream { name: name.into(), endpoints: Vec::new(), connect_timeout: Duration::from_secs(1) };
     let Some(map) = value.mapping(MEMBERS) else { return upstream };
     for (name, shape) in UNBUILT {
         if let Some(value) = map.get(name) {
@@ -77,26 +75,24 @@ fn upstream(name: &str, value: &Value<'_>) -> Upstream {
         value.not_yet::<()>("write host: preserve, the default");
     }
     upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);
-    if let Some(authority) = endpoints(&map) {
-        upstream.authority = authority;
-    }
+    upstream.endpoints = endpoints(&map).unwrap_or_default();
     upstream
 }
 
-fn endpoints(map: &Map<'_>) -> Option<Arc<str>> {
+fn endpoints(map: &Map<'_>) -> Option<Vec<Endpoint>> {
     let value = map.require("endpoints", "add endpoints: [\"http://HOST:PORT\"]")?;
     let endpoints: Vec<_> = value.items()?.iter().map(endpoint).collect();
     if endpoints.len() > 1 {
         return value.mistake("more than one endpoint is not enforced by this build yet", "keep one");
     }
-    match endpoints.into_iter().next() {
-        Some(endpoint) => endpoint,
-        None => value.mistake("there is no endpoint", "add \"http://HOST:PORT\""),
+    if endpoints.is_empty() {
+        return value.mistake("there is no endpoint", "add \"http://HOST:PORT\"");
     }
+    endpoints.into_iter().collect()
 }
 
 /// `http://host:port`.
-fn endpoint(value: &Value<'_>) -> Option<Arc<str>> {
+fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
     const LIKE: &str = "write http://HOST:PORT";
     let text = value.text()?;
     let (scheme, rest) = match text.split_once("://") {
@@ -121,8 +117,10 @@ fn endpoint(value: &Value<'_>) -> Option<Arc<str>> {
     match rest.parse::<http::uri::Authority>() {
         Ok(authority) if !authority.host().is_empty() && authority.port_u16() != Some(0) => {
             match authority.port_u16() {
-                Some(_) => Some(rest.into()),
-                None if authority.port().is_none() && !rest.ends_with(':') => Some(format!("{rest}:80").into()),
+                Some(_) => Some(Endpoint { authority: rest.into() }),
+                None if authority.port().is_none() && !rest.ends_with(':') => {
+                    Some(Endpoint { authority: format!("{rest}:80").into() })
+                }
                 None => value.mistake(format!("`{}` has no valid port", shorten(text)), LIKE),
             }
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -241,6 +241,8 @@ impl Gateway {
             .map_err(|error| self.upstream_failed(error, upstream.0, head::body_limit(&route, &config.limits)))?
             .map(ProxyBody::Upstream);
         headers::for_client(response.headers_mut(), request_id, quota);
+        // A gateway speaks for itself, whatever version its backend spoke (RFC 9110 section 2.5).
+        *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use hyper::body::Incoming;
 
 use super::Shared;
@@ -28,6 +29,7 @@ use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
 use crate::upstream::Progress;
 use crate::usage::Hit;
+use crate::wire::http1::Refused;
 
 /// A client connection.
 #[derive(Debug)]
@@ -43,7 +45,10 @@ pub struct ConnInfo {
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
-    fragment: AtomicBool,
+    /// What the gate on its octets refused, if it did: the last request of the connection.
+    refused: OnceLock<Refused>,
+    /// The beginning of a head has come and is held.
+    head_begun: AtomicBool,
     used: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
@@ -81,7 +86,8 @@ impl ConnInfo {
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
-            fragment: AtomicBool::new(false),
+            refused: OnceLock::new(),
+            head_begun: AtomicBool::new(false),
             used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
@@ -150,11 +156,6 @@ impl ConnInfo {
         }
     }
 
-    /// Whether a request to this very host was forwarded on this connection before.
-    pub fn knows_host(&self, host: &HeaderValue) -> bool {
-        self.forwarded.get().is_some_and(|(known, _)| known == host)
-    }
-
     /// Asks the connection to end after the request in flight.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -169,15 +170,22 @@ impl ConnInfo {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// The target of the request that begins has a fragment, which the parser will drop.
-    pub fn found_fragment(&self) {
-        self.fragment.store(true, Ordering::Relaxed);
+    /// The octets of a request were refused before anybody parsed them; hyper sees a stand-in for it.
+    pub fn refuse(&self, refused: Refused) {
+        // One at most: nothing passes after it.
+        let _ = self.refused.set(refused);
     }
 
-    /// See [`Self::found_fragment`]; asked once a request.
-    pub fn take_fragment(&self) -> bool {
-        // A load is cheaper than the exchange, and nearly always enough.
-        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
+    /// What was refused, if this is the stand-in for it: a head of HTTP/1.1 without a Host, which no request has that passes.
+    pub fn refused(&self, head: &Parts) -> Option<&Refused> {
+        self.refused.get().filter(|_| head.version == Version::HTTP_11 && !head.headers.contains_key(HOST))
+    }
+
+    /// Whether the beginning of a head is held until the rest comes: its time runs also while it waits behind a request.
+    pub fn holds_head(&self, holds: bool) {
+        if self.head_begun.load(Ordering::Relaxed) != holds {
+            self.head_begun.store(holds, Ordering::Relaxed);
+        }
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a
@@ -280,6 +288,16 @@ impl RequestRecord {
         }
     }
 
+    /// It stands for a request that was refused before it was parsed: that one is told of.
+    pub fn stands_for(&mut self, refused: &Refused) {
+        if let Some(method) = &refused.method {
+            self.method = method.clone();
+        }
+        if self.shared.log.is_on() {
+            self.path.clone_from(&refused.path);
+        }
+    }
+
     /// Wall-clock time at which the request began.
     pub fn time(&self) -> Timestamp {
         self.time
@@ -351,7 +369,8 @@ impl Drop for RequestRecord {
         let shared = self.shared.clone();
         let class = if self.was_answered() { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
-        self.conn.enter(Phase::Idle, now);
+        let begun = self.conn.head_begun.load(Ordering::Relaxed);
+        self.conn.enter(if begun { Phase::Head } else { Phase::Idle }, now);
         if self.is_unread() {
             self.conn.linger();
         }

@@ -141,7 +141,11 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &snapshot.config;
-        let path = head::check(&inbound.head, conn, &config.limits)?;
+        if let Some(refused) = conn.refused(&inbound.head) {
+            record.stands_for(refused);
+            return Err(refused.rejection.clone().into());
+        }
+        let path = head::check(&inbound.head, &config.limits)?;
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {

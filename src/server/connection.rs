@@ -11,7 +11,8 @@ use crate::gateway::context::ConnInfo;
 
 /// Serves one connection to its end.
 pub(super) async fn serve(gateway: Arc<Gateway>, stream: TcpStream, conn: Arc<ConnInfo>) {
-    let io = ClientIo::new(stream, conn.clone(), gateway.shared().clock.clone());
+    let limits = &gateway.snapshot().config.limits;
+    let io = ClientIo::new(stream, limits, conn.clone(), gateway.shared().clock.clone());
     if let Err(error) = http1::serve(gateway, io, conn).await {
         tracing::debug!(%error, "a client connection ended");
     }

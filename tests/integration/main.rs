@@ -14,6 +14,7 @@ mod decision;
 mod faults;
 mod fleet;
 mod forwarding;
+mod h1_requests;
 mod headers;
 mod layers;
 mod lifecycle;

@@ -13,12 +13,11 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::gateway::context::{ConnInfo, Phase};
-use crate::upstream::poll_write_gathered;
+use crate::upstream::{Socket, poll_write_gathered};
 
 /// How long a client may go on sending after a refusal before the socket closes under it.
 const LINGER: Duration = Duration::from_secs(10);
@@ -44,7 +43,7 @@ fn has_fragment(bytes: &[u8]) -> bool {
 
 /// The client's socket. Notes progress; closes slowly when asked to.
 pub(super) struct ClientIo {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Socket>,
     conn: Arc<ConnInfo>,
     clock: Arc<dyn Clock>,
     linger: Option<Pin<Box<Sleep>>>,
@@ -52,8 +51,8 @@ pub(super) struct ClientIo {
 
 impl ClientIo {
     /// Around an accepted socket.
-    pub(super) fn new(stream: TcpStream, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
-        Self { stream: TokioIo::new(stream), conn, clock, linger: None }
+    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
+        Self { stream: TokioIo::new(socket), conn, clock, linger: None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// The rooms, lowest first; those of one line do not import each other.
 const LAYERS: [&[&str]; 11] = [
     &["policy"],
-    &["clock"],
+    &["wire", "clock"],
     &["config", "store"],
     &["telemetry"],
     &["auth", "limit", "usage", "upstream"],

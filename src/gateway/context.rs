@@ -4,7 +4,7 @@
 //! four ends of a response (complete, failed, future dropped, body dropped) can be forgotten.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub struct ConnInfo {
     pub client: IpAddr,
     /// The peer, ready for `X-Forwarded-For`.
     pub client_value: HeaderValue,
+    /// Whether it is encrypted.
+    pub secure: bool,
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
@@ -53,6 +55,11 @@ pub struct ConnInfo {
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
+    /// Requests that are being served; HTTP/1 has one at most.
+    in_flight: AtomicU32,
+    /// HTTP/2: since when a head has been open, whatever else goes on; 0: none is.
+    head_since: AtomicU64,
+    multiplexed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
 }
@@ -71,7 +78,7 @@ pub enum Phase {
 
 impl ConnInfo {
     /// A connection from this address.
-    pub fn new(client: IpAddr, now: Mono) -> Self {
+    pub fn new(client: IpAddr, secure: bool, now: Mono) -> Self {
         let client = client.to_canonical();
         let forwarded_node = match client {
             IpAddr::V4(v4) => v4.to_string(),
@@ -81,6 +88,7 @@ impl ConnInfo {
         Self {
             client,
             client_value,
+            secure,
             forwarded_node,
             forwarded: OnceLock::new(),
             linger: AtomicBool::new(false),
@@ -91,6 +99,9 @@ impl ConnInfo {
             used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
+            in_flight: AtomicU32::new(0),
+            head_since: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
         }
     }
@@ -136,6 +147,48 @@ impl ConnInfo {
         }
     }
 
+    /// A request begins to be served. One thread writes, so plain loads and stores will do.
+    fn begin(&self, since: Mono) {
+        self.in_flight.store(self.in_flight.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.enter(Phase::Busy, since);
+    }
+
+    /// A request has ended.
+    fn end(&self, now: Mono) {
+        let left = self.in_flight.load(Ordering::Relaxed) - 1;
+        self.in_flight.store(left, Ordering::Relaxed);
+        if left == 0 {
+            // Of a request that was pipelined behind this one, a part may have come.
+            let begun = self.head_begun.load(Ordering::Relaxed);
+            self.enter(if begun { Phase::Head } else { Phase::Idle }, now);
+        }
+    }
+
+    /// It speaks HTTP/2: many requests at once, and heads are told of by [`Self::in_head`].
+    pub fn multiplex(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::multiplex`].
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// HTTP/2: octets came; whether a head is open after them.
+    pub fn in_head(&self, open: bool, clock: &dyn Clock) {
+        self.used.store(true, Ordering::Relaxed);
+        match (open, self.head_since.load(Ordering::Relaxed)) {
+            (true, 0) => self.head_since.store(clock.mono().0.max(1), Ordering::Relaxed),
+            (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Since when a head has been open beside what the phase says.
+    pub fn head_since(&self) -> Option<Mono> {
+        Some(self.head_since.load(Ordering::Relaxed)).filter(|since| *since != 0).map(Mono)
+    }
+
     /// Whether anything ever came on it.
     pub fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
@@ -143,7 +196,7 @@ impl ConnInfo {
 
     /// `Forwarded` for a request to this host.
     pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
-        let make = || headers::forwarded(&self.forwarded_node, host);
+        let make = || headers::forwarded(&self.forwarded_node, self.secure, host);
         match self.forwarded.get() {
             Some((known, value)) if known == host => Some(value.clone()),
             Some(_) => make(),
@@ -257,7 +310,7 @@ impl RequestRecord {
             (Phase::Head, since) => since,
             _ => shared.clock.mono(),
         };
-        conn.enter(Phase::Busy, started);
+        conn.begin(started);
         shared.metrics.in_flight.increment(1.0);
         let path = if shared.log.is_on() { head.uri.path().to_owned() } else { String::new() };
         let request_id = shared.ids.next();
@@ -369,8 +422,7 @@ impl Drop for RequestRecord {
         let shared = self.shared.clone();
         let class = if self.was_answered() { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
-        let begun = self.conn.head_begun.load(Ordering::Relaxed);
-        self.conn.enter(if begun { Phase::Head } else { Phase::Idle }, now);
+        self.conn.end(now);
         if self.is_unread() {
             self.conn.linger();
         }

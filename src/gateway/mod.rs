@@ -4,6 +4,7 @@
 
 pub mod context;
 mod head;
+mod http2;
 mod inspect;
 mod management;
 pub mod respond;
@@ -145,6 +146,9 @@ impl Gateway {
             record.stands_for(refused);
             return Err(refused.rejection.clone().into());
         }
+        if inbound.head.version == Version::HTTP_2 {
+            http2::normalize(&mut inbound.head)?;
+        }
         let path = head::check(&inbound.head, &config.limits)?;
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
@@ -217,6 +221,7 @@ impl Gateway {
         let origin = Origin {
             client: &conn.client_value,
             forwarded: fields.get(HOST).and_then(|host| conn.forwarded(host)),
+            secure: conn.secure,
             version: inbound.head.version,
             request_id: record.request_id.to_value(),
             traceparent: record.traceparent(),

@@ -33,6 +33,7 @@ mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
 mod resources;
+mod retries;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
@@ -40,4 +41,5 @@ mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod upstreams;
 mod usage;

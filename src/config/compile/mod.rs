@@ -5,6 +5,7 @@ mod edge;
 mod limits;
 mod plans;
 mod reader;
+mod rewriting;
 mod routes;
 mod store;
 mod suite;
@@ -83,7 +84,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let cache = edge::cache(root.get("cache").as_ref());
     let (quota, scopes) = (plans::quota(&root), plans::scopes(root.get("scopes").as_ref()));
     let upstreams = root.require("upstreams", "add upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }");
-    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value));
+    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value, file.parent().unwrap_or(Path::new(""))));
     let environments = upstreams::environments(&root, upstreams.as_deref().unwrap_or_default());
     let management = edge::management(root.get("management").as_ref());
     let routes = root.require("routes", "add routes: with one entry for each path to forward");

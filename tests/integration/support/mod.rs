@@ -11,6 +11,7 @@
 
 mod backend;
 mod clock;
+mod flapping;
 mod http;
 mod key;
 mod load;
@@ -22,6 +23,7 @@ mod tally;
 
 pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
+pub(crate) use flapping::Flapping;
 pub(crate) use http::{Connection, Response};
 pub(crate) use key::Key;
 pub(crate) use load::{Load, Running, Shot, count, percentile, statuses};

@@ -70,7 +70,8 @@ impl Workers {
             let tls = tls.cloned();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Worker { gateway: Arc::new(Gateway::new(shared)), tls, counts, open: Mutex::default() };
+                let worker =
+                    Worker { gateway: Arc::new(Gateway::new(shared, index)), tls, counts, open: Mutex::default() };
                 if let Err(error) = runtime.block_on(Arc::new(worker).run(socket, draining)) {
                     tracing::error!(%error, "a worker could not start");
                 }

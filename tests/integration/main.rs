@@ -35,6 +35,7 @@ mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
 mod resources;
+mod retries;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
@@ -43,4 +44,5 @@ mod store_copy;
 mod store_full;
 mod support;
 mod tls;
+mod upstreams;
 mod usage;

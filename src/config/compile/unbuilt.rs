@@ -106,7 +106,6 @@ pub(super) const HEALTH_CHECK: Shape = Members(&[("path", Text), ("interval", Du
 pub(super) const OUTLIER: Shape = Members(&[("failures", Count), ("eject_for", Duration)]);
 pub(super) const RETRIES: Shape = Members(&[("attempts", Count), ("budget", Percent)]);
 pub(super) const WEIGHTS: Shape = List(&Count);
-pub(super) const CORS: Shape = Members(&[("allowed_origins", List(&Text))]);
 pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);
 pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
 pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));

@@ -10,6 +10,7 @@
 
 mod boundary;
 mod check_cli;
+mod cors;
 mod decision;
 mod faults;
 mod fleet;

@@ -5,6 +5,7 @@
 //! goodbye.
 
 mod join;
+mod reload;
 mod stores;
 
 use std::future::Future;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -69,6 +70,9 @@ pub enum StartError {
     Stopped,
 }
 
+use reload::Reloader;
+
+pub use reload::Compile;
 pub use stores::open;
 
 /// A running gateway.
@@ -82,6 +86,7 @@ pub struct App {
     /// Everything that is not on the data path: the change feed, heartbeats, flushes, the admin listener.
     control: Runtime,
     tasks: Vec<JoinHandle<()>>,
+    reloader: Reloader,
     log_thread: Option<std::thread::JoinHandle<()>>,
     /// Where clients reach it.
     pub public: SocketAddr,
@@ -91,7 +96,8 @@ pub struct App {
 
 impl App {
     /// Starts everything. When this returns, requests are served. A store that is not there is waited for; `stop` ends that.
-    pub fn start(config: Config, stop: impl Future<Output = ()>) -> Result<Self, StartError> {
+    /// When the file changes, `compile` makes of it what is to be in force then.
+    pub fn start(config: Config, compile: Compile, stop: impl Future<Output = ()>) -> Result<Self, StartError> {
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -123,20 +129,41 @@ impl App {
         tasks.extend(background(&shared, &store, &replica, name, &admin, feed, &control));
         let workers = Workers::start(listeners, &shared, &drain)?;
         admin.set_ready(true);
-        tracing::info!(%public, admin = %admin_address, workers = shared.config.workers, "serving");
-        Ok(Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, public, admin_address })
+        tracing::info!(%public, admin = %admin_address, workers = shared.config().workers, "serving");
+        let reloader = Reloader::start(shared.clone(), compile)?;
+        let app = Self {
+            shared,
+            store,
+            replica,
+            admin,
+            drain,
+            workers,
+            control,
+            tasks,
+            reloader,
+            log_thread,
+            public,
+            admin_address,
+        };
+        Ok(app)
     }
 
-    /// What it was started with.
-    pub fn config(&self) -> &Config {
-        &self.shared.config
+    /// What is in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config()
+    }
+
+    /// Reads the file again, now.
+    pub fn reload(&self) {
+        self.reloader.reload();
     }
 
     /// Drains and stops: not ready, no new connections, requests in flight finished, leases and usage in the store.
     pub fn stop(self) {
-        let Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, .. } = self;
+        let Self { shared, store, replica, admin, drain, workers, control, tasks, reloader, log_thread, .. } = self;
         admin.set_ready(false);
-        std::thread::sleep(shared.config.drain.delay);
+        drop(reloader);
+        std::thread::sleep(shared.config().drain.delay);
         tracing::info!("draining");
         drain.start();
         workers.join();
@@ -184,21 +211,19 @@ fn share(
 ) -> Arc<Shared> {
     let config = Arc::new(config);
     let (store, clock) = (guard.guarded(), guard.clock().clone());
-    let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
-    let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
-    let metrics = Arc::new(Metrics::new(templates, &names));
+    let metrics = Arc::new(Metrics::new());
     let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone(), journal));
     Arc::new(Shared {
-        auth: Arc::new(Authenticator::new(guard.clone(), config.clone(), metrics.clone())),
+        auth: Arc::new(Authenticator::new(guard.clone(), config.cache.capacity, metrics.clone())),
         limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
-        management: Management::new(store, config.clone(), clock.clone(), flush_hook(&usage)),
+        management: Management::new(store, clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),
         usage,
         metrics,
         log,
         clock,
-        config,
+        config: watch::Sender::new(config),
     })
 }
 
@@ -230,7 +255,7 @@ fn background(
     let (s, st, r, a) = (shared.clone(), store.clone(), replica.clone(), admin.clone());
     let heartbeat = control.spawn(keep_alive(s, st, r, name, a));
     let s = shared.clone();
-    let flush = control.spawn(every(shared.config.usage.flush, move || {
+    let flush = control.spawn(every(shared.config().usage.flush, move || {
         let s = s.clone();
         async move {
             if let Err(error) = s.usage.flush().await {
@@ -246,9 +271,9 @@ fn background(
             s.metrics.handle().run_upkeep();
         }
     }));
-    let (st, retention) = (store.clone(), shared.config.usage.retention);
+    let (s, st) = (shared.clone(), store.clone());
     let sweep = control.spawn(every(SWEEP, move || {
-        let st = st.clone();
+        let (st, retention) = (st.clone(), s.config().usage.retention);
         async move {
             if let Err(error) = st.sweep(retention).await {
                 tracing::warn!(%error, "old usage could not be forgotten");

@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method};
 use hyper::body::Incoming;
 
-use super::Shared;
+use super::{Shared, Snapshot};
 use crate::clock::Clock;
 use crate::limit::Permit;
 use crate::policy::access::KeyProfile;
@@ -204,6 +204,7 @@ pub struct Inbound {
 /// What is learnt of a request on its way.
 pub struct RequestRecord {
     shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
     started: Mono,
     time: Timestamp,
     conn: Arc<ConnInfo>,
@@ -243,7 +244,7 @@ pub struct RequestRecord {
 
 impl RequestRecord {
     /// Starts the record of one request.
-    pub fn start(shared: &Arc<Shared>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
+    pub fn start(shared: &Arc<Shared>, snapshot: &Arc<Snapshot>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
         // From the first byte of the head, which was noted when it came; a pipelined request has no such note.
         let started = match conn.phase() {
             (Phase::Head, since) => since,
@@ -277,6 +278,7 @@ impl RequestRecord {
             upstream: None,
             upstream_ms: None,
             shared: shared.clone(),
+            snapshot: snapshot.clone(),
         }
     }
 
@@ -357,7 +359,7 @@ impl Drop for RequestRecord {
         }
         let duration = now.since(self.started).as_secs_f64();
         shared.metrics.in_flight.decrement(1.0);
-        shared.metrics.request(self.place(), class);
+        shared.metrics.request(&self.snapshot.counters, self.place(), class);
         shared.metrics.duration.record(duration);
         if let Some(code) = self.code {
             shared.metrics.refusal(code);

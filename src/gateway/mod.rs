@@ -17,6 +17,7 @@ use http::header::HOST;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::auth::{Authenticator, Front, StoreUnavailable};
@@ -34,6 +35,7 @@ use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::route::{Access, Route};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
 use crate::telemetry::trace::IdSource;
 use crate::upstream::{BodyError, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
@@ -43,8 +45,8 @@ use respond::{ProxyBody, RecordedBody};
 
 /// What all workers of one process share.
 pub struct Shared {
-    /// The configuration.
-    pub config: Arc<Config>,
+    /// The configuration in force. A request asks its [`Snapshot`], which was made of it.
+    pub config: watch::Sender<Arc<Config>>,
     /// Keys.
     pub auth: Arc<Authenticator>,
     /// Quotas.
@@ -71,6 +73,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// The way to the backends.
     pub upstreams: Upstreams,
+    /// Counters of its routes.
+    pub counters: RouteCounters,
 }
 
 /// The gateway, as one worker runs it.
@@ -99,12 +103,27 @@ pub enum GatewayError {
     Upstream(UpstreamError),
 }
 
+impl Shared {
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.borrow().clone()
+    }
+}
+
 impl Gateway {
     /// A gateway for one worker.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let upstreams = Upstreams::new(&shared.config.upstreams, shared.metrics.clone());
-        let snapshot = Snapshot { config: shared.config.clone(), upstreams };
+        let config = shared.config();
+        let upstreams = Upstreams::new(&config.upstreams, &shared.metrics);
+        let snapshot = Snapshot { counters: RouteCounters::of(&config), config, upstreams };
         Self { shared, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
+    }
+
+    /// Takes a new configuration into force for requests that begin from now on. What is under way keeps the one it began with.
+    pub fn reload(&self, config: Arc<Config>) {
+        let upstreams = self.snapshot().upstreams.under(&config.upstreams, &self.shared.metrics);
+        let snapshot = Snapshot { counters: RouteCounters::of(&config), config, upstreams };
+        self.current.store(Arc::new(snapshot));
     }
 
     /// What is in force now.
@@ -121,7 +140,7 @@ impl Gateway {
         let snapshot = self.snapshot();
         let (head, body) = request.into_parts();
         let mut inbound = Inbound { head, body: Some(body) };
-        let mut record = Box::new(RequestRecord::start(&self.shared, conn, &inbound.head));
+        let mut record = Box::new(RequestRecord::start(&self.shared, &snapshot, conn, &inbound.head));
         let response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
             Ok(response) => response,
             Err(error) => {
@@ -152,7 +171,7 @@ impl Gateway {
         record.matched(&found.route);
         head::check_declared_body(&inbound.head, head::body_limit(&found.route, &config.limits))?;
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
-        let key = self.authenticate(credential, &found.route.access, record).await?;
+        let key = self.authenticate(config, credential, &found.route.access, record).await?;
         let scoped = key.check_scope(&found.route.access)?;
         let (values, held) = self.bound_values(config, &found, &scoped, inbound, record).await?;
         let grant = scoped.check_resources(found, values)?;
@@ -163,6 +182,7 @@ impl Gateway {
     /// Cache, then store; then whether the key is in force. A public route needs none and checks none.
     async fn authenticate(
         &self,
+        config: &Arc<Config>,
         credential: Credential,
         access: &Access,
         record: &mut RequestRecord,
@@ -175,7 +195,7 @@ impl Gateway {
             };
         };
         record.secret = Some(hash);
-        let found = self.shared.auth.look_up(hash, &self.front).await;
+        let found = self.shared.auth.look_up(hash, &self.front, config).await;
         if *access == Access::Public {
             // Only to be counted.
             record.key = found.unwrap_or_default();
@@ -187,12 +207,12 @@ impl Gateway {
     }
 
     /// A request that was refused before its key was looked at is counted all the same, if it carries a known one.
-    async fn identify(&self, config: &Config, inbound: &Inbound, record: &mut RequestRecord) {
+    async fn identify(&self, config: &Arc<Config>, inbound: &Inbound, record: &mut RequestRecord) {
         if record.secret.is_none()
             && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, config.key_shape)
         {
             record.secret = Some(hash);
-            record.key = self.shared.auth.look_up(hash, &self.front).await.unwrap_or_default();
+            record.key = self.shared.auth.look_up(hash, &self.front, config).await.unwrap_or_default();
         }
     }
 
@@ -235,16 +255,23 @@ impl Gateway {
         let answer = upstreams.forward(upstream, request, progress.as_ref(), limits).await;
         let waited = sent.elapsed().as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
-        self.shared.metrics.upstreams[upstream.0].duration.record(waited);
+        upstreams.metrics(upstream).duration.record(waited);
 
         let mut response = answer
-            .map_err(|error| self.upstream_failed(error, upstream.0, head::body_limit(&route, &config.limits)))?
+            .map_err(|error| {
+                self.upstream_failed(error, upstreams.metrics(upstream), head::body_limit(&route, &config.limits))
+            })?
             .map(ProxyBody::Upstream);
         headers::for_client(response.headers_mut(), request_id, quota);
         Ok(response)
     }
 
-    fn upstream_failed(&self, error: UpstreamError, upstream: usize, body_limit: Option<u64>) -> GatewayError {
+    fn upstream_failed(
+        &self,
+        error: UpstreamError,
+        upstream: &UpstreamMetrics,
+        body_limit: Option<u64>,
+    ) -> GatewayError {
         match error {
             UpstreamError::RequestBody(error) => GatewayError::RequestBody(error, body_limit),
             error => {

@@ -15,7 +15,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::connection;
 use super::listener::Listeners;
-use crate::config::model::Timeouts;
+use crate::config::model::{Config, Timeouts};
 use crate::gateway::context::{ConnInfo, Phase};
 use crate::gateway::{Gateway, Shared};
 use crate::policy::instant::Mono;
@@ -60,11 +60,12 @@ impl Workers {
     pub fn start(listeners: Listeners, shared: &Arc<Shared>, drain: &Drain) -> io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let threads = listeners.sockets.into_iter().enumerate().map(|(index, socket)| {
-            let (shared, draining, counts) = (shared.clone(), drain.0.subscribe(), counts.clone());
+            let (shared, counts) = (shared.clone(), counts.clone());
+            let (draining, configs) = (drain.0.subscribe(), shared.config.subscribe());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let worker = Worker { gateway: Arc::new(Gateway::new(shared)), counts, open: Mutex::default() };
-                if let Err(error) = runtime.block_on(Arc::new(worker).run(socket, draining)) {
+                if let Err(error) = runtime.block_on(Arc::new(worker).run(socket, draining, configs)) {
                     tracing::error!(%error, "a worker could not start");
                 }
             })
@@ -97,7 +98,12 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self: Arc<Self>, socket: TcpListener, mut draining: watch::Receiver<bool>) -> io::Result<()> {
+    async fn run(
+        self: Arc<Self>,
+        socket: TcpListener,
+        mut draining: watch::Receiver<bool>,
+        mut configs: watch::Receiver<Arc<Config>>,
+    ) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(socket)?;
         // Connections hold a sender each; when the last is gone, so is the last connection.
         let (alive, mut all_gone) = mpsc::channel::<()>(1);
@@ -113,6 +119,7 @@ impl Worker {
                     }
                 },
                 _ = sweep.tick() => self.sweep(),
+                Ok(()) = configs.changed() => self.gateway.reload(configs.borrow_and_update().clone()),
                 _ = draining.wait_for(|draining| *draining) => break,
             }
         }
@@ -193,14 +200,15 @@ fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
 /// A place among the allowed connections; given up when dropped, also when the connection's task is aborted or panics.
 struct Slot {
     worker: Arc<Worker>,
-    address: IpAddr,
+    /// Where connections of each address are counted.
+    address: Option<IpAddr>,
     id: u64,
 }
 
 impl Slot {
     fn take(worker: &Arc<Worker>, address: IpAddr, id: u64) -> Option<Self> {
-        let shared = worker.gateway.shared();
-        let limits = &shared.config.limits;
+        let (shared, snapshot) = (worker.gateway.shared(), worker.gateway.snapshot());
+        let limits = &snapshot.config.limits;
         if worker.counts.all.fetch_add(1, Ordering::Relaxed) >= limits.connections {
             worker.counts.all.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -216,6 +224,7 @@ impl Slot {
         }
         shared.metrics.connections_total.increment(1);
         shared.metrics.connections.increment(1.0);
+        let address = limits.connections_per_address.map(|_| address);
         Some(Self { worker: worker.clone(), address, id })
     }
 }
@@ -228,12 +237,12 @@ impl Drop for Slot {
         }
         shared.metrics.connections.decrement(1.0);
         self.worker.counts.all.fetch_sub(1, Ordering::Relaxed);
-        if shared.config.limits.connections_per_address.is_some() {
+        if let Some(address) = &self.address {
             let mut by_address = self.worker.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = by_address.get_mut(&self.address) {
+            if let Some(count) = by_address.get_mut(address) {
                 *count -= 1;
                 if *count == 0 {
-                    by_address.remove(&self.address);
+                    by_address.remove(address);
                 }
             }
         }

@@ -15,6 +15,7 @@ use super::pool::{Lease, Pool};
 use crate::config::model::{Endpoint, Upstream};
 use crate::policy::route::UpstreamId;
 use crate::telemetry::Metrics;
+use crate::telemetry::names::UpstreamMetrics;
 
 /// How long a used connection may take to be ready again.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -22,12 +23,12 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// All upstreams, as one worker reaches them.
 pub struct Upstreams {
     targets: Vec<Target>,
-    metrics: Arc<Metrics>,
 }
 
 struct Target {
     upstream: Upstream,
     pool: Arc<Pool>,
+    metrics: Arc<UpstreamMetrics>,
 }
 
 /// How long to wait for what.
@@ -43,9 +44,26 @@ pub struct Forwarding {
 
 impl Upstreams {
     /// Empty pools. One instance a worker.
-    pub fn new(upstreams: &[Upstream], metrics: Arc<Metrics>) -> Self {
-        let targets = upstreams.iter().map(|u| Target { upstream: u.clone(), pool: Arc::default() }).collect();
-        Self { targets, metrics }
+    pub fn new(upstreams: &[Upstream], metrics: &Metrics) -> Self {
+        Self { targets: Vec::new() }.under(upstreams, metrics)
+    }
+
+    /// The same worker's upstreams under another configuration. Where an upstream is reached as before, its pool goes on.
+    pub fn under(&self, upstreams: &[Upstream], metrics: &Metrics) -> Self {
+        let target = |upstream: &Upstream| {
+            let named = self.targets.iter().find(|target| target.upstream.name == upstream.name);
+            let metrics =
+                named.map_or_else(|| Arc::new(metrics.upstream(&upstream.name)), |named| named.metrics.clone());
+            let same = named.filter(|named| named.upstream.endpoints == upstream.endpoints);
+            let pool = same.map(|same| same.pool.clone()).unwrap_or_default();
+            Target { upstream: upstream.clone(), pool, metrics }
+        };
+        Self { targets: upstreams.iter().map(target).collect() }
+    }
+
+    /// The upstream's metrics.
+    pub fn metrics(&self, id: UpstreamId) -> &UpstreamMetrics {
+        &self.targets[id.0].metrics
     }
 
     /// The upstream's name, for logs.
@@ -97,9 +115,9 @@ impl Upstreams {
     }
 
     async fn connect(&self, id: UpstreamId) -> Result<Lease, UpstreamError> {
-        let Target { upstream, pool } = &self.targets[id.0];
+        let Target { upstream, pool, metrics } = &self.targets[id.0];
         let (sender, task) = connect(upstream, endpoint(upstream)?).await?;
-        self.metrics.upstreams[id.0].connects.increment(1);
+        metrics.connects.increment(1);
         Ok(pool.lease(sender, task))
     }
 

@@ -32,6 +32,7 @@ mod redis_revocation;
 mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
+mod reload;
 mod resources;
 mod secrets;
 #[path = "../support/mod.rs"]

@@ -201,7 +201,7 @@ async fn heartbeats_tell_operators_of_an_outage_that_no_request_meets() {
     let store = s.guard.guarded();
     let id = ReplicaId("r".into());
     store.register(id.clone(), "r".into()).await.unwrap();
-    tokio::spawn(super::every(super::HEARTBEAT, move || {
+    tokio::spawn(super::every(super::presence::HEARTBEAT, move || {
         let (store, id) = (store.clone(), id.clone());
         async move { drop(store.heartbeat(id).await) }
     }));

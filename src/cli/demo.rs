@@ -27,13 +27,12 @@ pub(super) fn run(mut config: Config) -> Result<(), CliError> {
     let backend = start_backend(&config)?;
     let store = open(&config)?;
     let compile = recompile(&config, readable);
-    let Some(app) = signals.start(config, compile).map_err(failed)? else { return Ok(()) };
+    let Some(app) = signals.start(config, compile, false).map_err(failed)? else { return Ok(()) };
     // Only now that everything runs: a secret is shown once, and must not be made by a start that fails.
     let first_key = first_key(&*store, &app.config())?;
     // Somebody who closed our stdout does not want to read; the gateway serves on.
     let _ = introduce(&mut io::stdout().lock(), &app, backend, first_key.as_ref());
-    signals.wait(&app);
-    app.stop();
+    signals.serve(app);
     Ok(())
 }
 

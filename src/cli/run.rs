@@ -5,16 +5,15 @@ use std::io;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{App, Compile, StartError};
+use crate::app::{App, Compile, Ending, StartError};
 use crate::config::model::Config;
 
 /// Serves until SIGTERM or SIGINT.
-pub(super) fn run(config: Config) -> Result<(), StartError> {
+pub(super) fn run(config: Config, take_over: bool) -> Result<(), StartError> {
     let mut signals = Signals::install()?;
     let compile = recompile(&config, |config| config);
-    let Some(app) = signals.start(config, compile)? else { return Ok(()) };
-    signals.wait(&app);
-    app.stop();
+    let Some(app) = signals.start(config, compile, take_over)? else { return Ok(()) };
+    signals.serve(app);
     Ok(())
 }
 
@@ -52,9 +51,14 @@ impl Signals {
     }
 
     /// Starts a gateway; `None`: the process was told to end before it served.
-    pub(super) fn start(&mut self, config: Config, compile: Compile) -> Result<Option<App>, StartError> {
+    pub(super) fn start(
+        &mut self,
+        config: Config,
+        compile: Compile,
+        take_over: bool,
+    ) -> Result<Option<App>, StartError> {
         // A file that changed meanwhile is found changed when the gateway runs.
-        match App::start(config, compile, self.streams.ended(|| ())) {
+        match App::start(config, compile, take_over, self.streams.ended(|| ())) {
             Ok(app) => Ok(Some(app)),
             Err(StartError::Stopped) => {
                 tracing::info!("{}", StartError::Stopped);
@@ -64,9 +68,15 @@ impl Signals {
         }
     }
 
-    /// Blocks until the process is to end.
-    pub(super) fn wait(mut self, app: &App) {
-        self.runtime.block_on(self.streams.ended(|| app.reload()));
+    /// Blocks until the process is to end, and ends the gateway. A second signal means: without waiting for what is in flight.
+    pub(super) fn serve(mut self, app: App) {
+        let ending = self.runtime.block_on(async {
+            tokio::select! {
+                () = self.streams.ended(|| app.reload()) => Ending::Told,
+                () = app.taken_over() => Ending::TakenOver,
+            }
+        });
+        app.stop(ending, self.streams.ended(|| ()));
     }
 }
 

@@ -163,6 +163,11 @@ impl ConnInfo {
         }
     }
 
+    /// Whether [`Self::drain`] was called.
+    pub fn is_leaving(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Whether [`Self::drain`] was called; if not yet, `waker` will be woken. A task has one waker for life.
     pub fn is_draining(&self, waker: &Waker) -> bool {
         self.waker.get_or_init(|| waker.clone());

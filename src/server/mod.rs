@@ -7,7 +7,8 @@ mod client_io;
 mod connection;
 mod http1;
 mod listener;
+pub mod take_over;
 mod worker;
 
 pub use listener::{BindError, Listeners};
-pub use worker::{Drain, Workers};
+pub use worker::{Drain, Stage, Workers};

@@ -11,6 +11,7 @@
 mod boundary;
 mod check_cli;
 mod decision;
+mod drain;
 mod faults;
 mod fleet;
 mod forwarding;
@@ -41,4 +42,5 @@ mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod take_over;
 mod usage;

@@ -4,6 +4,7 @@
 //! wait for; on the way down it stops accepting, finishes what is in flight, gives its leases back, writes its usage and says
 //! goodbye.
 
+mod certificates;
 mod hand_over;
 mod join;
 mod listen;
@@ -30,8 +31,8 @@ use crate::config::model::Config;
 use crate::gateway::Shared;
 use crate::limit::Limiter;
 use crate::management::api::{FlushUsage, Management};
-use crate::server::take_over::TakeOverError;
-use crate::server::{BindError, Drain, Stage, Workers};
+use crate::server::take_over::{Link, TakeOverError};
+use crate::server::{BindError, Drain, FrontTls, Stage, TlsError, Workers};
 use crate::store::health::Guard;
 use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -55,6 +56,9 @@ pub enum StartError {
     /// The public listener.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The public listener's certificates.
+    #[error("listen.public.tls: {0}")]
+    Tls(#[from] TlsError),
     /// The admin listener.
     #[error("cannot listen on {0} (listen.admin.address): {1}")]
     Admin(SocketAddr, std::io::Error),
@@ -106,6 +110,7 @@ pub struct App {
     admin_task: JoinHandle<()>,
     reloader: Reloader,
     hand_over: Arc<HandOver>,
+    offer_task: JoinHandle<()>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     /// Where clients reach it.
     pub public: SocketAddr,
@@ -130,13 +135,14 @@ impl App {
             .build()?;
         let store = stores::open_for(&config, control.handle())?;
         let clock = SystemClock::shared();
-        let Listening { listeners, admin: admin_listener, sockets, link } =
-            control.block_on(async { Listening::begin(&config, take_over) })?;
+        let tls = config.listen.tls.as_ref().map(FrontTls::load).transpose()?.map(Arc::new);
+        let mut listening = Listening::begin(&config, take_over)?;
+        let taking_over = listening.link.is_some();
         // The process before us has the journal until it ends.
-        let journal = config.usage.journal.as_ref().filter(|_| link.is_none());
+        let journal = config.usage.journal.as_ref().filter(|_| !taking_over);
         let journal = journal.map(|path| Journal::open(path, clock.clone())).transpose()?;
-        let awaits_journal = link.is_some() && config.usage.journal.is_some();
-        let (public, admin_address) = (listeners.address, admin_listener.local_addr()?);
+        let awaits_journal = taking_over && config.usage.journal.is_some();
+        let (public, admin_address) = (listening.listeners.address, listening.admin.local_addr()?);
         let (log, log_thread) = AccessLog::start(config.log)?;
 
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
@@ -149,7 +155,7 @@ impl App {
         let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone(), guard.clone()));
         let ready = Arc::new(Notify::new());
         let admin_task =
-            control.spawn(serve_admin(admin.clone(), admin_listener, link.is_some().then(|| ready.clone())));
+            control.spawn(serve_admin(admin.clone(), listening.admin.try_clone()?, taking_over.then(|| ready.clone())));
         // Subscribe, then register: no change can fall between the two.
         let feed = guard.store().subscribe();
         control.block_on(join::register(&**guard.store(), &replica, &name, stop))?;
@@ -158,14 +164,19 @@ impl App {
         let store = guard.guarded();
         let drain = Drain::new();
         let presence = Presence::new(shared.clone(), store.clone(), replica.clone(), name);
-        let tasks = background(&shared, &store, &replica, &presence, &admin, feed, &control);
-        let workers = Workers::start(listeners, &shared, &drain)?;
+        let mut tasks = background(&shared, &store, &replica, &presence, &admin, feed, &control);
+        if let Some(tls) = &tls {
+            tasks.push(control.spawn(certificates::follow(tls.clone(), shared.metrics.clone())));
+        }
+        listening.listeners.fill_up(shared.config().workers)?;
+        let hand_over = HandOver::new(presence, listening.duplicate()?);
+        let Listening { listeners, link, .. } = listening;
+        let workers = Workers::start(listeners, tls.as_ref(), &shared, &drain)?;
         admin.set_ready(true);
         ready.notify_one();
         tracing::info!(%public, admin = %admin_address, workers = shared.config().workers, "serving");
-        let reloader = Reloader::start(shared.clone(), compile)?;
-        let hand_over = HandOver::new(presence, sockets);
-        control.spawn(hand_over.clone().offer());
+        let reloader = Reloader::start(shared.clone(), tls, compile)?;
+        let offer_task = control.spawn(hand_over.clone().offer());
         let app = Self {
             shared,
             store,
@@ -178,18 +189,26 @@ impl App {
             admin_task,
             reloader,
             hand_over,
+            offer_task,
             log_thread,
             public,
             admin_address,
         };
-        let Some(mut link) = link else { return Ok(app) };
+        match link {
+            None => Ok(app),
+            Some(link) => app.conclude(link),
+        }
+    }
+
+    /// The sockets are served: whoever had them may go.
+    fn conclude(self, mut link: Link) -> Result<Self, StartError> {
         match link.serving() {
             Ok(()) => {
-                app.control.spawn(hand_over::after(link, app.shared.clone()));
-                Ok(app)
+                self.control.spawn(hand_over::after(link, self.shared.clone()));
+                Ok(self)
             }
             Err(error) => {
-                app.stop(Ending::TakenOver, std::future::pending());
+                self.stop(Ending::TakenOver, std::future::pending());
                 Err(error.into())
             }
         }
@@ -228,6 +247,7 @@ impl App {
                 },
             }
             tracing::info!("draining");
+            self.offer_task.abort();
             self.hand_over.close();
             drain.enter(if ending == Ending::TakenOver { Stage::HandedOver } else { Stage::Draining });
             let mut joined = spawn_blocking(|| workers.join());
@@ -370,11 +390,14 @@ fn background(
 }
 
 /// With `ready` it begins only then: an address that was taken over must not answer for a gateway that does not serve yet.
-async fn serve_admin(admin: Arc<Admin>, listener: TcpListener, ready: Option<Arc<Notify>>) {
+async fn serve_admin(admin: Arc<Admin>, listener: std::net::TcpListener, ready: Option<Arc<Notify>>) {
     if let Some(ready) = ready {
         ready.notified().await;
     }
-    admin::serve(admin, listener).await;
+    match TcpListener::from_std(listener) {
+        Ok(listener) => admin::serve(admin, listener).await,
+        Err(error) => tracing::error!(%error, "the admin listener cannot be served"),
+    }
 }
 
 async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() -> F) {

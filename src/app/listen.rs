@@ -1,8 +1,8 @@
 //! Where a gateway listens: on sockets of its own, or on those of the process that it replaces.
 
-use std::net::SocketAddr;
-
-use tokio::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 
 use super::StartError;
 use crate::admin;
@@ -16,14 +16,14 @@ pub(super) struct Listening {
     pub(super) listeners: Listeners,
     /// For operators.
     pub(super) admin: TcpListener,
-    /// The same, for whoever takes over from us; `None`: there is no doorway.
-    pub(super) sockets: Option<Sockets>,
+    /// Where others ask for all of this; `None`: they cannot.
+    doorway: Option<UnixListener>,
     /// To the process that had them.
     pub(super) link: Option<Link>,
 }
 
 impl Listening {
-    /// Must be called inside a runtime, at a start: it blocks for a moment.
+    /// Blocks for a moment, or for as long as another process takes to answer.
     pub(super) fn begin(config: &Config, take_over: bool) -> Result<Self, StartError> {
         let public = config.listen.public;
         // Port 0 is nobody's yet.
@@ -34,26 +34,30 @@ impl Listening {
                 error => StartError::from(error),
             })?;
             let admin = bind_admin(config.listen.admin)?;
-            let sockets = open_doorway(&listeners, &admin);
-            return Ok(Self { listeners, admin: TcpListener::from_std(admin)?, sockets, link: None });
+            let doorway = open_doorway(listeners.address);
+            return Ok(Self { listeners, admin, doorway, link: None });
         };
-        let Inherited { sockets: Sockets { doorway, admin, public }, admin: address, link } = inherited;
-        let admin = if address == config.listen.admin { admin } else { bind_admin(config.listen.admin)? };
-        let listeners = Listeners::inherit(public, config.workers)?;
-        let sockets = Sockets { doorway, admin: admin.try_clone()?, public: listeners.duplicate()? };
-        Ok(Self { listeners, admin: TcpListener::from_std(admin)?, sockets: Some(sockets), link: Some(link) })
+        let Inherited { sockets, admin: address, link } = inherited;
+        let admin = if address == config.listen.admin { sockets.admin } else { bind_admin(config.listen.admin)? };
+        let listeners = Listeners::inherit(public, sockets.public);
+        Ok(Self { listeners, admin, doorway: Some(sockets.doorway), link: Some(link) })
+    }
+
+    /// All of it once more, for whoever takes over from us.
+    pub(super) fn duplicate(&self) -> io::Result<Option<Sockets>> {
+        let Some(doorway) = &self.doorway else { return Ok(None) };
+        let (doorway, admin) = (doorway.try_clone()?, self.admin.try_clone()?);
+        Ok(Some(Sockets { doorway, admin, public: self.listeners.duplicate()? }))
     }
 }
 
-fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
     admin::bind(address).map_err(|error| StartError::Admin(address, error))
 }
 
 /// Without one a gateway serves all the same.
-fn open_doorway(listeners: &Listeners, admin: &std::net::TcpListener) -> Option<Sockets> {
-    let sockets = take_over::doorway(listeners.address)
-        .and_then(|doorway| Ok(Sockets { doorway, admin: admin.try_clone()?, public: listeners.duplicate()? }));
-    sockets
-        .inspect_err(|error| tracing::warn!(%error, "no other process can take over from this one (run --take-over)"))
-        .ok()
+fn open_doorway(address: SocketAddr) -> Option<UnixListener> {
+    let trouble =
+        |error: &io::Error| tracing::warn!(%error, "no process can take over from this one (run --take-over)");
+    take_over::doorway(address).inspect_err(trouble).ok()
 }

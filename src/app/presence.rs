@@ -45,25 +45,25 @@ impl Presence {
 
     /// Makes room for a successor of the usual name.
     pub(super) async fn step_aside(&self) -> Result<(), StoreError> {
-        let mut name = self.name.lock().await;
-        self.register_as(&mut name, self.name_aside()).await
+        self.rename(self.name_aside()).await
     }
 
     /// There is no successor after all.
     pub(super) async fn step_back(&self) -> Result<(), StoreError> {
-        let mut name = self.name.lock().await;
-        self.register_as(&mut name, self.usual.clone()).await
+        self.rename(self.usual.clone()).await
     }
 
     fn name_aside(&self) -> String {
         format!("{}~{}", self.usual, self.replica.0)
     }
 
-    /// Registering again counts as having caught up, so nothing from before may be served after it.
-    async fn register_as(&self, name: &mut String, wanted: String) -> Result<(), StoreError> {
-        let revision = self.store.register(self.replica.clone(), wanted.clone()).await?;
+    /// The row is the same one under another name, or was lost and the next heartbeat finds out: nothing that is cached is concerned.
+    async fn rename(&self, wanted: String) -> Result<(), StoreError> {
+        let mut name = self.name.lock().await;
+        if self.store.heartbeat(self.replica.clone()).await? {
+            self.store.register(self.replica.clone(), wanted.clone()).await?;
+        }
         *name = wanted;
-        self.shared.auth.apply(&FeedItem::Restored(revision));
         Ok(())
     }
 
@@ -74,13 +74,14 @@ impl Presence {
         }
         // Somebody took us for dead: whatever was revoked since then, we may have missed.
         let others = self.store.replicas().await?;
-        let mut wanted = name.clone();
-        if others.iter().any(|other| other.name == wanted && other.heartbeat_age < LIVE) {
+        if others.iter().any(|other| other.name == *name && other.heartbeat_age < LIVE) {
             // Two that live under one name would replace each other for ever, and only one of them be waited for.
-            tracing::error!(name = %wanted, "another gateway has this host name and listen address; give each a host name of its own");
-            wanted = self.name_aside();
+            tracing::error!(%name, "another gateway has this host name and listen address; give each a host name of its own");
+            *name = self.name_aside();
         }
-        self.register_as(&mut name, wanted).await
+        let revision = self.store.register(self.replica.clone(), name.clone()).await?;
+        self.shared.auth.apply(&FeedItem::Restored(revision));
+        Ok(())
     }
 
     /// Heartbeats; and what follows from their answers: who else lives, and whether the store can be asked at all.

@@ -17,6 +17,7 @@ use crate::config::diagnostic::{ConfigError, Diagnostic};
 use crate::config::model::Config;
 use crate::config::reload::{Reload, plan};
 use crate::gateway::Shared;
+use crate::server::FrontTls;
 
 /// How often the file is looked at. A change is in force after two looks and a compilation: well within a second.
 const LOOK: Duration = Duration::from_millis(250);
@@ -35,6 +36,7 @@ struct Watch {
     path: PathBuf,
     compile: Compile,
     shared: Arc<Shared>,
+    tls: Option<Arc<FrontTls>>,
     /// What is in force, or was refused last.
     judged: Found,
     /// A change that one look has found.
@@ -43,11 +45,11 @@ struct Watch {
 
 impl Reloader {
     /// Begins to look. The thread ends when this is dropped.
-    pub(super) fn start(shared: Arc<Shared>, compile: Compile) -> io::Result<Self> {
+    pub(super) fn start(shared: Arc<Shared>, tls: Option<Arc<FrontTls>>, compile: Compile) -> io::Result<Self> {
         let (wake, woken) = channel();
         let config = shared.config();
         note_success(&shared);
-        let watch = Watch { path: config.source.clone(), judged: Ok(config.digest), seen: None, compile, shared };
+        let watch = Watch { path: config.source.clone(), judged: Ok(config.digest), seen: None, compile, tls, shared };
         std::thread::Builder::new().name("reload".into()).spawn(move || watch.run(&woken))?;
         Ok(Self(wake))
     }
@@ -84,13 +86,25 @@ impl Watch {
         (self.judged, self.seen) = (found(&read), None);
         match (self.compile)(read) {
             Ok((config, warnings)) => self.apply(config, &warnings),
-            Err(error) => self.refuse(&error),
+            Err(error) => {
+                error.0.iter().for_each(|diagnostic| tracing::error!("{diagnostic}"));
+                self.refuse();
+            }
         }
     }
 
     fn apply(&self, config: Config, warnings: &[Diagnostic]) {
         let shared = &self.shared;
-        let Reload { config, changes, restart } = plan(&shared.config(), config);
+        let old = shared.config();
+        let Reload { config, changes, restart } = plan(&old, config);
+        // The one thing that can still go wrong, so it comes first.
+        if let (Some(tls), Some(settings)) = (&self.tls, &config.listen.tls)
+            && old.listen.tls != config.listen.tls
+            && let Err(error) = tls.reconfigure(settings)
+        {
+            tracing::error!("listen.public.tls: {error}");
+            return self.refuse();
+        }
         shared.limiter.set_outage_quota(config.store.outage_quota);
         shared.config.send_replace(Arc::new(config));
         shared.metrics.reloads.applied.increment(1);
@@ -105,15 +119,10 @@ impl Watch {
         }
     }
 
-    fn refuse(&self, error: &ConfigError) {
+    fn refuse(&self) {
         self.shared.metrics.reloads.refused.increment(1);
         self.shared.metrics.reloads.stale.set(1.0);
-        error.0.iter().for_each(|diagnostic| tracing::error!("{diagnostic}"));
-        tracing::error!(
-            file = %self.path.display(),
-            findings = error.0.len(),
-            "configuration refused; what was in force stays in force"
-        );
+        tracing::error!(file = %self.path.display(), "configuration refused; what was in force stays in force");
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::model::{CacheConfig, Config, StoreConfig, UsageConfig};
+use super::model::{CacheConfig, Config, Listen, StoreConfig, UsageConfig};
 use crate::policy::route::{Route, RouteTable};
 
 /// What is to be taken into force, and what to tell about it.
@@ -42,6 +42,9 @@ pub fn plan(old: &Config, mut new: Config) -> Reload {
     *revision = old.revision + 1;
     keep.old("workers", &old.workers, workers);
     keep.old("listen.public.address", &old.listen.public, &mut listen.public);
+    if old.listen.tls.is_some() != listen.tls.is_some() {
+        keep.old("listen.public.tls", &old.listen.tls, &mut listen.tls);
+    }
     keep.old("listen.admin.address", &old.listen.admin, &mut listen.admin);
     keep.old("store.url", &old.store.url, &mut store.url);
     keep.old("store (username, password, tls, prefix)", &old.store.access, &mut store.access);
@@ -75,7 +78,7 @@ impl Changes {
             digest: _,
             revision: _,
             workers: _,
-            listen: _,
+            listen,
             store,
             cache,
             upstreams,
@@ -96,7 +99,9 @@ impl Changes {
         let StoreConfig { url: _, access: _, timeout: _, outage_quota: _, serve_cached_keys_for: _ } = store;
         let CacheConfig { capacity: _, ttl: _, negative_ttl: _, recheck_without_push: _ } = cache;
         let UsageConfig { flush: _, journal: _, retention: _ } = usage;
+        let Listen { public: _, admin: _, tls } = listen;
         let differs = [
+            ("listen.public.tls", old.listen.tls != *tls),
             ("store.outage", old.store != *store),
             ("cache", old.cache != *cache),
             ("upstreams", old.upstreams != *upstreams),

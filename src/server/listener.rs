@@ -41,18 +41,22 @@ impl Listeners {
         };
         drop(socket(address, false).map_err(failed)?);
         let first = socket(address, true).map_err(failed)?;
-        Self::inherit(vec![first], count)
+        let mut listeners = Self { address: first.local_addr().map_err(failed)?, sockets: vec![first] };
+        listeners.fill_up(count)?;
+        Ok(listeners)
     }
 
-    /// Sockets that another process had, and more of them if there are fewer than `count`. There may be more.
-    pub fn inherit(mut sockets: Vec<TcpListener>, count: usize) -> Result<Self, BindError> {
-        let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
-        let first = sockets.first().ok_or_else(|| BindError::Other(unspecified, io::ErrorKind::NotFound.into()))?;
-        let address = first.local_addr().map_err(|error| BindError::Other(unspecified, error))?;
-        while sockets.len() < count {
-            sockets.push(socket(address, true).map_err(|error| BindError::Other(address, error))?);
+    /// Sockets that another process had.
+    pub fn inherit(address: SocketAddr, sockets: Vec<TcpListener>) -> Self {
+        Self { address, sockets }
+    }
+
+    /// Adds sockets until there are `count`; there may be more. They get connections from now on, so somebody should accept soon.
+    pub fn fill_up(&mut self, count: usize) -> Result<(), BindError> {
+        while self.sockets.len() < count {
+            self.sockets.push(socket(self.address, true).map_err(|error| BindError::Other(self.address, error))?);
         }
-        Ok(Self { address, sockets })
+        Ok(())
     }
 
     /// The same sockets once more, for whoever takes them over.
@@ -98,11 +102,11 @@ mod tests {
     #[test]
     fn inherited_sockets_are_made_up_to_the_number_of_workers_and_none_is_left_without_one() {
         let first = Listeners::bind(([127, 0, 0, 1], 0).into(), 2).unwrap();
-        let more = Listeners::inherit(first.duplicate().unwrap(), 3).unwrap();
-        assert_eq!((more.address, more.sockets.len()), (first.address, 3));
+        let mut more = Listeners::inherit(first.address, first.duplicate().unwrap());
+        more.fill_up(3).unwrap();
+        assert_eq!(more.sockets.len(), 3);
         let shares: Vec<usize> = more.share_out(2).iter().map(Vec::len).collect();
         assert_eq!(shares, [2, 1]);
-        let fewer = Listeners::inherit(first.sockets, 1).unwrap();
-        assert_eq!(fewer.share_out(1)[0].len(), 2);
+        assert_eq!(first.share_out(1)[0].len(), 2);
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::{interval, sleep};
 
 use super::connection;
 use super::listener::Listeners;
+use super::tls::FrontTls;
 use crate::config::model::{Config, Timeouts};
 use crate::gateway::context::{ConnInfo, Phase};
 use crate::gateway::{Gateway, Shared};
@@ -76,14 +77,19 @@ pub struct Workers {
 
 impl Workers {
     /// Starts the workers, each on its share of the sockets.
-    pub fn start(listeners: Listeners, shared: &Arc<Shared>, drain: &Drain) -> io::Result<Self> {
+    pub fn start(
+        listeners: Listeners,
+        tls: Option<&Arc<FrontTls>>,
+        shared: &Arc<Shared>,
+        drain: &Drain,
+    ) -> io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let threads = listeners.share_out(shared.config().workers).into_iter().enumerate().map(|(index, sockets)| {
-            let (shared, counts) = (shared.clone(), counts.clone());
+            let (shared, tls, counts) = (shared.clone(), tls.cloned(), counts.clone());
             let (draining, configs) = (drain.0.subscribe(), shared.config.subscribe());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Worker { gateway: Arc::new(Gateway::new(shared)), counts, open: Mutex::default() };
+                let worker = Worker { gateway: Arc::new(Gateway::new(shared)), tls, counts, open: Mutex::default() };
                 if let Err(error) = runtime.block_on(Arc::new(worker).run(sockets, draining, configs)) {
                     tracing::error!(%error, "a worker could not start");
                 }
@@ -111,6 +117,7 @@ struct Counts {
 
 struct Worker {
     gateway: Arc<Gateway>,
+    tls: Option<Arc<FrontTls>>,
     counts: Arc<Counts>,
     /// Open connections, for the sweep.
     open: Mutex<HashMap<u64, (Arc<ConnInfo>, AbortHandle)>>,
@@ -131,7 +138,7 @@ impl Worker {
         let mut next_id = 0;
         loop {
             tokio::select! {
-                accepted = accept_from(&listeners) => match accepted {
+                accepted = accept_from(&listeners, next_id) => match accepted {
                     Ok((stream, peer)) => self.accept(stream, peer, &mut next_id, &alive),
                     Err(error) => {
                         tracing::warn!(%error, "accept failed");
@@ -143,14 +150,16 @@ impl Worker {
                 _ = draining.wait_for(|stage| *stage != Stage::Serving) => break,
             }
         }
-        let queued_too = *draining.borrow() == Stage::Draining;
+        let handed_over = *draining.borrow() == Stage::HandedOver;
         for listener in listeners {
             // What the kernel queued for this socket would be reset by closing it. Asked of the kernel itself: tokio only knows
             // what its last turn of the event loop told it.
             let queue = listener.into_std()?;
-            while let Ok((stream, peer)) =
-                if queued_too { queue.accept() } else { Err(io::ErrorKind::WouldBlock.into()) }
-            {
+            if handed_over {
+                // The queue lives on in the process that has it now.
+                continue;
+            }
+            while let Ok((stream, peer)) = queue.accept() {
                 if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
                     self.accept(stream, peer, &mut next_id, &alive);
                 }
@@ -200,12 +209,12 @@ impl Worker {
         };
         *next_id += 1;
         let _ = stream.set_nodelay(true);
-        let conn = Arc::new(ConnInfo::new(peer.ip(), shared.clock.mono()));
-        let (gateway, alive) = (self.gateway.clone(), alive.clone());
+        let conn = Arc::new(ConnInfo::new(peer.ip(), self.tls.is_some(), shared.clock.mono()));
+        let (gateway, tls, alive) = (self.gateway.clone(), self.tls.clone(), alive.clone());
         let (id, info) = (slot.id, conn.clone());
         let task = tokio::spawn(async move {
             let _slot = slot;
-            connection::serve(gateway, stream, conn).await;
+            connection::serve(gateway, stream, tls, conn).await;
             drop(alive);
         });
         self.open().insert(id, (info, task.abort_handle()));
@@ -228,14 +237,15 @@ impl Worker {
     }
 }
 
-/// The next connection of any of them.
-async fn accept_from(listeners: &[tokio::net::TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+/// The next connection of any of them, each being asked first in its turn.
+async fn accept_from(listeners: &[tokio::net::TcpListener], turn: u64) -> io::Result<(TcpStream, SocketAddr)> {
     let accept = |cx: &mut Context<'_>| {
         let ready = |listener: &tokio::net::TcpListener| match listener.poll_accept(cx) {
             Poll::Ready(accepted) => Some(accepted),
             Poll::Pending => None,
         };
-        listeners.iter().find_map(ready).map_or(Poll::Pending, Poll::Ready)
+        let (later, first) = listeners.split_at(turn as usize % listeners.len().max(1));
+        first.iter().chain(later).find_map(ready).map_or(Poll::Pending, Poll::Ready)
     };
     poll_fn(accept).await
 }
@@ -243,6 +253,9 @@ async fn accept_from(listeners: &[tokio::net::TcpListener]) -> io::Result<(TcpSt
 fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
     // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
     if conn.stalled_for(now) > timeouts.idle {
+        return true;
+    }
+    if conn.head_since().is_some_and(|since| now.since(since) > timeouts.header) {
         return true;
     }
     let (phase, since) = conn.phase();

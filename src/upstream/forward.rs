@@ -54,7 +54,7 @@ impl Upstreams {
             let named = self.targets.iter().find(|target| target.upstream.name == upstream.name);
             let metrics =
                 named.map_or_else(|| Arc::new(metrics.upstream(&upstream.name)), |named| named.metrics.clone());
-            let same = named.filter(|named| named.upstream.endpoints == upstream.endpoints);
+            let same = named.filter(|named| named.upstream == *upstream);
             let pool = same.map(|same| same.pool.clone()).unwrap_or_default();
             Target { upstream: upstream.clone(), pool, metrics }
         };

@@ -21,8 +21,6 @@ pub(super) enum Shape {
     Secret,
     OneOf(&'static [(&'static str, ())]),
     List(&'static Shape),
-    /// One, or a list of them.
-    OneOrMore(&'static Shape),
     Members(&'static [(&'static str, Shape)]),
     /// Members of any name.
     AnyMembers(&'static Shape),
@@ -58,8 +56,6 @@ impl Shape {
                 }
                 Some(())
             }
-            Self::OneOrMore(shape) if value.is_sequence() => Self::List(shape).check(value),
-            Self::OneOrMore(shape) => shape.check(value),
             Self::Members(known) => {
                 let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
                 let map = value.mapping(&names)?;
@@ -86,20 +82,14 @@ fn network(text: &str) -> Option<()> {
     bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
 }
 
-use Shape::{
-    Address, AnyMembers, Count, Duration, List, Members, Network, OneOf, OneOrMore, Percent, Rate, Secret, Text,
-};
+use Shape::{Address, AnyMembers, Count, Duration, List, Members, Network, OneOf, Percent, Rate, Secret, Text};
 
-pub(super) const LISTEN_TLS: Shape =
-    OneOrMore(&Members(&[("certificate", Text), ("private_key", Secret), ("client_ca", Text), ("sni", List(&Text))]));
 pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
 pub(super) const TEXT: Shape = Text;
 pub(super) const DURATION: Shape = Duration;
 pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
-pub(super) const UPSTREAM_TLS: Shape =
-    Members(&[("ca", Text), ("server_name", Text), ("certificate", Text), ("private_key", Secret)]);
 pub(super) const SET_HEADERS: Shape = AnyMembers(&Secret);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
 pub(super) const HEALTH_CHECK: Shape = Members(&[("path", Text), ("interval", Duration)]);

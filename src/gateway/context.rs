@@ -22,6 +22,7 @@ use crate::policy::headers;
 use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
 use crate::policy::route::{Route, RouteId};
+use crate::policy::websocket::Handshake;
 use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
 use crate::telemetry::names::Place;
@@ -199,6 +200,8 @@ pub struct Inbound {
     pub head: Parts,
     /// The body, until somebody takes it.
     pub body: Option<Incoming>,
+    /// A WebSocket is asked for.
+    pub handshake: Option<Handshake>,
 }
 
 /// What is learnt of a request on its way.
@@ -294,6 +297,11 @@ impl RequestRecord {
     /// The body was read here, this many bytes of it.
     pub fn held(&mut self, bytes: u64) {
         self.held = bytes;
+    }
+
+    /// So many more bytes were received, of no body.
+    pub fn received(&mut self, bytes: u64) {
+        self.held += bytes;
     }
 
     /// A body was begun to be forwarded and has not been read to its end.

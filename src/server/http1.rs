@@ -1,13 +1,17 @@
-//! HTTP/1 on one client connection.
+//! HTTP/1 on one client connection, until it ends or is spoken no more.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use hyper::server::conn::http1;
+use http::StatusCode;
+use hyper::rt::Write;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 
 use super::client_io::ClientIo;
+use super::tunnel;
 use crate::gateway::Gateway;
 use crate::gateway::context::ConnInfo;
 
@@ -24,19 +28,37 @@ pub(super) async fn serve(gateway: Arc<Gateway>, io: ClientIo, conn: Arc<ConnInf
         // Set only when it must be: hyper then takes room for the fields from the heap, twice a request.
         builder.max_headers(limits.header_count);
     }
+    // Where a request leaves what is to become of its connection.
+    let switched = Mutex::new(None);
     let service = service_fn(|request| {
-        let (gateway, conn) = (gateway.clone(), conn.clone());
-        async move { gateway.handle(&conn, request).await }
+        let (gateway, conn, switched) = (gateway.clone(), conn.clone(), &switched);
+        async move {
+            let mut response = gateway.handle(&conn, request).await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                *switched.lock().unwrap_or_else(PoisonError::into_inner) = response.body_mut().take_tunnel();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = builder.serve_connection(io, service);
     let mut told = false;
     // Not a select: its other branch would be polled, for nothing, each time the connection is.
     poll_fn(|cx| {
         if !told && conn.is_draining(cx.waker()) {
             told = true;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.as_mut().poll(cx)
+        Pin::new(&mut connection).poll(cx)
     })
-    .await
+    .await?;
+    // hyper has written the 101 by now, or closed the connection.
+    let Parts { mut io, read_buf, .. } = connection.into_parts();
+    if let Some(tunnel) = switched.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        // Boxed: rare, and large enough to weigh on every connection's future.
+        Box::pin(tunnel::run(&gateway, io, read_buf, tunnel)).await;
+    } else if conn.must_linger() {
+        // Of a connection whose last request asked for an upgrade in vain, hyper has left the closing to us.
+        let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ mod client_io;
 mod connection;
 mod http1;
 mod listener;
+mod tunnel;
 mod worker;
 
 pub use listener::{BindError, Listeners};

@@ -34,6 +34,6 @@ pub(super) async fn connect(
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
-    let task = tokio::spawn(connection).abort_handle();
+    let task = tokio::spawn(connection.with_upgrades()).abort_handle();
     Ok((sender, task))
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::UpstreamError;
@@ -39,6 +39,8 @@ pub struct Forwarding {
     pub response: Duration,
     /// Between bytes of the response.
     pub idle: Duration,
+    /// The request asks for another protocol: a 101 may be the answer.
+    pub upgrade: bool,
 }
 
 impl Upstreams {
@@ -69,7 +71,7 @@ impl Upstreams {
         let (mut lease, reused) = self.connection(id).await?;
         let answer = lease.sender().try_send_request(request);
         match wait_for_head(answer, progress, limits.since, limits.response).await? {
-            Ok(response) => accept(response, lease, limits.idle, progress.cloned()),
+            Ok(response) => accept(response, lease, limits, progress.cloned()),
             Err(mut failed) => match failed.take_message() {
                 // A kept-alive connection that closed under us gives the request back unsent; another one must take it.
                 Some(unsent) if reused => Box::pin(self.forward(id, unsent, progress, limits)).await,
@@ -143,14 +145,18 @@ async fn wait_for_head<T>(
 fn accept(
     response: Response<hyper::body::Incoming>,
     lease: Lease,
-    idle: Duration,
+    limits: Forwarding,
     progress: Option<Arc<Progress>>,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switches && limits.upgrade {
+        return Ok(response.map(|incoming| UpstreamBody::switching(incoming, lease)));
+    }
     // An interim response as the final one: we asked for no upgrade. The connection is not reused.
     if response.status().is_informational() {
         return Err(UpstreamError::Malformed);
     }
-    Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)))
+    Ok(response.map(|incoming| UpstreamBody::new(incoming, limits.idle, lease, progress)))
 }
 
 impl std::fmt::Debug for Upstreams {

@@ -40,4 +40,5 @@ mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod upgrades;
 mod usage;

@@ -215,6 +215,11 @@ impl Wire {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
+    /// Ends its half of the connection, and still listens.
+    pub(crate) fn end_sending(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
     /// Reads to the end of the connection; true when it ended, false when it stayed open too long.
     pub(crate) fn is_closed_by_gateway(&mut self) -> bool {
         loop {

@@ -320,3 +320,5 @@ impl std::fmt::Debug for Authenticator {
 mod outage_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watch_tests;

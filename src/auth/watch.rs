@@ -64,6 +64,11 @@ impl Watchers {
         self.lock().by_tag.values().flat_map(HashMap::values).for_each(|one| one.notify_one());
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().by_tag.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Registry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -151,3 +151,40 @@ fn code(ended: &Ended) -> &'static str {
         Ended::StoreUnavailable => "store_unavailable",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A tunnel between two pipes that hold eight octets each; the outer ends of both.
+    fn between() -> (DuplexStream, DuplexStream, TokioIo<DuplexStream>, TokioIo<DuplexStream>) {
+        let ((client, inner), (upstream, other)) = (duplex(8), duplex(8));
+        (client, upstream, TokioIo::new(inner), TokioIo::new(other))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_other_side_has_no_room_for_is_kept_and_nothing_more_is_read() {
+        let (mut client, mut upstream, mut from, mut to) = between();
+        let mut half = Half::default();
+        let mut counted = 0;
+        let copy = tokio::spawn(async move {
+            let copied =
+                poll_fn(|cx| half.poll_copy(cx, Pin::new(&mut from), Pin::new(&mut to), |n| counted += n)).await;
+            (copied.is_ok(), counted, half.left.len())
+        });
+        // Eight octets wait for the upstream, eight in the tunnel, and eight before it; the next ones find no room.
+        client.write_all(&[1; 24]).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(1), client.write_all(&[1; 1])).await.is_err());
+        let mut read = vec![0; 24];
+        upstream.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, [1; 24]);
+        drop(client);
+        assert_eq!(upstream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+        assert_eq!(copy.await.unwrap(), (true, 24, 0));
+    }
+}

@@ -27,7 +27,7 @@ use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
 use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
-use crate::upstream::Progress;
+use crate::upstream::{Aside, Progress};
 use crate::usage::Hit;
 
 /// A client connection.
@@ -41,6 +41,8 @@ pub struct ConnInfo {
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
     forwarded: OnceLock<(HeaderValue, HeaderValue)>,
+    /// For interim responses.
+    pub aside: Aside,
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
@@ -79,6 +81,7 @@ impl ConnInfo {
             client_value,
             forwarded_node,
             forwarded: OnceLock::new(),
+            aside: Aside::default(),
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
@@ -281,6 +284,11 @@ impl RequestRecord {
             upstream_ms: None,
             shared: shared.clone(),
         }
+    }
+
+    /// What all workers share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Wall-clock time at which the request began.

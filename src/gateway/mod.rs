@@ -5,6 +5,7 @@
 pub mod context;
 mod head;
 mod inspect;
+mod lasting;
 mod management;
 pub mod respond;
 pub mod upgrade;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -237,6 +238,7 @@ impl Gateway {
             response: route.response_timeout.unwrap_or(config.timeouts.response),
             idle: route.idle_timeout.unwrap_or(config.timeouts.idle),
             upgrade: inbound.handshake.is_some(),
+            aside: (inbound.head.version == Version::HTTP_11).then_some(&conn.aside),
         };
         let progress = record.progress.clone();
         let answer = upstreams.forward(upstream, request, progress.as_ref(), limits).await;

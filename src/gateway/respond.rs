@@ -22,6 +22,7 @@ use serde_json::json;
 
 use super::GatewayError;
 use super::context::{ConnInfo, Inbound, RequestRecord};
+use super::lasting::{self, Revoked};
 use super::upgrade::{Switching, Tunnel};
 use crate::limit::Permit;
 use crate::policy::headers::{X_REQUEST_ID, set_management_rate, set_quota};
@@ -41,17 +42,24 @@ pub enum ProxyBody {
 }
 
 /// A body with the record of its request, which ends when the body does, however that is.
-#[derive(Debug)]
 pub struct RecordedBody {
     body: ProxyBody,
     /// Until a tunnel takes it over.
     record: Option<Box<RequestRecord>>,
+    /// Of an answer that is waited for: whether its key is still good.
+    revoked: Option<Revoked>,
+}
+
+impl std::fmt::Debug for RecordedBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordedBody").field("body", &self.body).finish_non_exhaustive()
+    }
 }
 
 /// Hangs the record on the answer.
 pub fn attach(response: Response<ProxyBody>, mut record: Box<RequestRecord>) -> Response<RecordedBody> {
     record.status = response.status().as_u16();
-    response.map(|body| RecordedBody { body, record: Some(record) })
+    response.map(|body| RecordedBody { body, record: Some(record), revoked: None })
 }
 
 impl RecordedBody {
@@ -80,6 +88,18 @@ impl Body for RecordedBody {
             ProxyBody::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
         let Some(record) = &mut this.record else { return polled };
+        if polled.is_pending() && this.revoked.is_none() {
+            this.revoked = lasting::watch(record, lasting::LASTS);
+        }
+        if let Some(revoked) = &mut this.revoked
+            && let Poll::Ready(ended) = revoked.as_mut().poll(cx)
+        {
+            // The connection breaks, as below; nobody looks at the error.
+            record.status = record.ended(ended).status;
+            record.complete = true;
+            *this = Self { body: ProxyBody::Own(Bytes::new()), record: this.record.take(), revoked: None };
+            return Poll::Ready(Some(Err(BodyError::Gone)));
+        }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
             // Past the head no other answer can be given: the connection breaks, and the log says who broke it.

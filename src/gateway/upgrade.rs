@@ -1,17 +1,15 @@
 //! A request whose connection becomes a tunnel: what of it is the gateway's, beyond copying octets.
 //!
 //! The request itself has walked the usual path; it is charged and counted like any other, once. Its record lives as long as the
-//! tunnel, and so does its grant: when the key would no longer be given it, the tunnel ends.
+//! tunnel, and when its key would no longer be given the same grant, the tunnel ends ([`lasting`](super::lasting)).
 
 use std::time::Duration;
 
 use http::{Response, StatusCode};
 
-use super::Gateway;
 use super::context::RequestRecord;
+use super::lasting::{Revoked, watch};
 use super::respond::ProxyBody;
-use crate::auth::{Ended, KeyWatch};
-use crate::policy::access::Grant;
 use crate::policy::websocket::Handshake;
 use crate::upstream::{Switched, UpstreamBody, UpstreamError, switch};
 
@@ -23,12 +21,13 @@ pub struct Switching {
 }
 
 /// A connection of a client and one of an upstream that will speak another protocol with each other.
-#[derive(Debug)]
 pub struct Tunnel {
     /// The upstream's end.
     pub upstream: Switched,
     /// How long neither side may say anything.
     pub idle: Duration,
+    /// When the key that asked for it is no longer good.
+    pub revoked: Option<Revoked>,
     /// The request's record; counts and logs when it is dropped.
     pub record: Box<RequestRecord>,
 }
@@ -37,7 +36,7 @@ impl Tunnel {
     /// Of an answer that is a 101: nothing can become of it but a success.
     pub(super) fn new(Switching { upstream, idle }: Switching, mut record: Box<RequestRecord>) -> Self {
         record.complete = true;
-        Self { upstream, idle, record }
+        Self { upstream, idle, revoked: watch(&record, Duration::ZERO), record }
     }
 }
 
@@ -55,21 +54,4 @@ pub(super) async fn agree(
     }
     let upstream = switch(&mut answer).await?;
     Ok(answer.map(|_| ProxyBody::Switched(Box::new(Switching { upstream, idle }))))
-}
-
-impl Gateway {
-    /// Until the grant of this request is no longer due, and why. On a public route it always is.
-    pub fn until_revoked(&self, record: &RequestRecord) -> impl Future<Output = Ended> + use<'_> {
-        let grant = record.permit.as_ref().map(|permit| permit.grant().clone());
-        let watched: Option<(KeyWatch, Grant)> = grant.and_then(|grant| {
-            let watch = self.shared.auth.watch(record.secret?, grant.profile()?);
-            Some((watch, grant))
-        });
-        async move {
-            match &watched {
-                Some((watch, grant)) => watch.ended(grant, &self.front).await,
-                None => std::future::pending().await,
-            }
-        }
-    }
 }

@@ -55,6 +55,17 @@ impl ClientIo {
     pub(super) fn new(stream: TcpStream, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
         Self { stream: TokioIo::new(stream), conn, clock, linger: None }
     }
+
+    /// Interim responses: before hyper's next octets what was `begun` of one, in a flush all of it.
+    fn poll_aside(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<std::io::Result<()>> {
+        let Self { stream, conn, clock, .. } = self;
+        if !conn.aside.is_waiting(begun) {
+            return Poll::Ready(Ok(()));
+        }
+        let said = conn.aside.poll_write(cx, Pin::new(stream));
+        conn.wrote(said.is_ready(), &**clock);
+        said
+    }
 }
 
 impl Read for ClientIo {
@@ -83,6 +94,7 @@ impl Read for ClientIo {
 
 impl Write for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -93,6 +105,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = poll_write_gathered(Pin::new(&mut self.stream), cx, bufs);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -103,6 +116,7 @@ impl Write for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.poll_aside(cx, false))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -55,7 +55,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, io: ClientIo, conn: Arc<ConnInf
     let Parts { mut io, read_buf, .. } = connection.into_parts();
     if let Some(tunnel) = switched.into_inner().unwrap_or_else(PoisonError::into_inner) {
         // Boxed: rare, and large enough to weigh on every connection's future.
-        Box::pin(tunnel::run(&gateway, io, read_buf, tunnel)).await;
+        Box::pin(tunnel::run(io, read_buf, tunnel)).await;
     } else if conn.must_linger() {
         // Of a connection whose last request asked for an upgrade in vain, hyper has left the closing to us.
         let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;

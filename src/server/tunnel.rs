@@ -16,8 +16,6 @@ use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBuf, Write};
 use tokio::time::{Instant, sleep_until};
 
-use crate::auth::Ended;
-use crate::gateway::Gateway;
 use crate::gateway::upgrade::Tunnel;
 use crate::upstream::deadline;
 
@@ -25,26 +23,22 @@ use crate::upstream::deadline;
 const CHUNK: usize = 16 * 1024;
 
 /// Runs a tunnel to its end. `ahead`: what the client has sent already.
-pub(super) async fn run(gateway: &Gateway, client: impl Read + Write + Unpin, ahead: Bytes, tunnel: Tunnel) {
-    let Tunnel { upstream, idle, mut record } = tunnel;
-    let mut ends = Ends { client, upstream: upstream.io };
-    let mut revoked = pin!(gateway.until_revoked(&record));
+pub(super) async fn run(mut client: impl Read + Write + Unpin, ahead: Bytes, tunnel: Tunnel) {
+    let Tunnel { mut upstream, idle, mut revoked, mut record } = tunnel;
     record.received(ahead.len() as u64);
     let (mut inward, mut outward) = (Half { left: ahead, ..Half::default() }, Half::default());
     let mut heard = Instant::now();
     let mut silence = pin!(sleep_until(deadline(heard, idle)));
     record.code = poll_fn(|cx| {
-        let (client, upstream) = (Pin::new(&mut ends.client), Pin::new(&mut ends.upstream));
-        let inward_done = inward.poll_copy(cx, client, upstream, |octets| record.received(octets));
-        let (client, upstream) = (Pin::new(&mut ends.client), Pin::new(&mut ends.upstream));
-        let outward_done = outward.poll_copy(cx, upstream, client, |octets| record.bytes_out += octets);
-        match (inward_done, outward_done) {
+        let to_upstream = inward.poll_copy(cx, &mut client, &mut upstream.io, |octets| record.received(octets));
+        let to_client = outward.poll_copy(cx, &mut upstream.io, &mut client, |octets| record.bytes_out += octets);
+        match (to_upstream, to_client) {
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(None),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(None),
             _ => {}
         }
-        if let Poll::Ready(ended) = revoked.as_mut().poll(cx) {
-            return Poll::Ready(Some(code(&ended)));
+        if let Some(Poll::Ready(ended)) = revoked.as_mut().map(|revoked| revoked.as_mut().poll(cx)) {
+            return Poll::Ready(Some(record.ended(ended).code));
         }
         if std::mem::take(&mut inward.moved) | std::mem::take(&mut outward.moved) {
             heard = Instant::now();
@@ -59,12 +53,6 @@ pub(super) async fn run(gateway: &Gateway, client: impl Read + Write + Unpin, ah
         Poll::Pending
     })
     .await;
-}
-
-/// Both connections.
-struct Ends<C, U> {
-    client: C,
-    upstream: U,
 }
 
 /// One direction.
@@ -93,10 +81,11 @@ impl Half {
     fn poll_copy(
         &mut self,
         cx: &mut Context<'_>,
-        mut from: Pin<&mut (impl Read + ?Sized)>,
-        mut to: Pin<&mut (impl Write + ?Sized)>,
+        from: &mut (impl Read + Unpin),
+        to: &mut (impl Write + Unpin),
         mut count: impl FnMut(u64),
     ) -> Poll<io::Result<()>> {
+        let (mut from, mut to) = (Pin::new(from), Pin::new(to));
         loop {
             while !self.left.is_empty() {
                 let taken = ready!(to.as_mut().poll_write(cx, &self.left))?;
@@ -145,13 +134,6 @@ impl Half {
     }
 }
 
-fn code(ended: &Ended) -> &'static str {
-    match ended {
-        Ended::Rejected(rejection) => rejection.problem().code,
-        Ended::StoreUnavailable => "store_unavailable",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -173,8 +155,7 @@ mod tests {
         let mut half = Half::default();
         let mut counted = 0;
         let copy = tokio::spawn(async move {
-            let copied =
-                poll_fn(|cx| half.poll_copy(cx, Pin::new(&mut from), Pin::new(&mut to), |n| counted += n)).await;
+            let copied = poll_fn(|cx| half.poll_copy(cx, &mut from, &mut to, |n| counted += n)).await;
             (copied.is_ok(), counted, half.left.len())
         });
         // Eight octets wait for the upstream, eight in the tunnel, and eight before it; the next ones find no room.

@@ -9,15 +9,17 @@ use tokio::time::timeout;
 use super::UpstreamError;
 use super::body::RequestBody;
 use super::gather::UpstreamIo;
+use super::interim::{Interims, Overheard};
 use crate::config::model::{Endpoint, Upstream};
 
 /// The largest response head accepted from an upstream.
 const MAX_HEAD: usize = 256 * 1024;
 
-/// Within `connect_timeout`; with the task that drives it.
+/// Within `connect_timeout`; with the task that drives it. `interims` will know of what comes before an answer.
 pub(super) async fn connect(
     upstream: &Upstream,
     endpoint: &Endpoint,
+    interims: &Interims,
 ) -> Result<(SendRequest<RequestBody>, AbortHandle), UpstreamError> {
     let stream = match timeout(upstream.connect_timeout, TcpStream::connect(&*endpoint.authority)).await {
         Ok(Ok(stream)) => stream,
@@ -30,7 +32,7 @@ pub(super) async fn connect(
     let _ = stream.set_nodelay(true);
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        .handshake(UpstreamIo(TokioIo::new(stream)))
+        .handshake(Overheard::new(UpstreamIo(TokioIo::new(stream)), interims))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.

@@ -9,8 +9,10 @@ use http::{Request, Response, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::UpstreamError;
+use super::aside::Aside;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
 use super::connect::connect;
+use super::interim::Interims;
 use super::pool::{Lease, Pool};
 use crate::config::model::{Endpoint, Upstream};
 use crate::policy::route::UpstreamId;
@@ -32,7 +34,7 @@ struct Target {
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
-pub struct Forwarding {
+pub struct Forwarding<'a> {
     /// When the wait begins.
     pub since: Instant,
     /// To the response head, from the last byte of the request.
@@ -41,6 +43,8 @@ pub struct Forwarding {
     pub idle: Duration,
     /// The request asks for another protocol: a 101 may be the answer.
     pub upgrade: bool,
+    /// Where interim responses go; `None`: this client cannot be told.
+    pub aside: Option<&'a Aside>,
 }
 
 impl Upstreams {
@@ -66,11 +70,12 @@ impl Upstreams {
         id: UpstreamId,
         request: Request<RequestBody>,
         progress: Option<&Arc<Progress>>,
-        limits: Forwarding,
+        limits: Forwarding<'_>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (mut lease, reused) = self.connection(id).await?;
+        lease.interims().begin();
         let answer = lease.sender().try_send_request(request);
-        match wait_for_head(answer, progress, limits.since, limits.response).await? {
+        match wait_for_head(answer, lease.interims(), progress, limits).await? {
             Ok(response) => accept(response, lease, limits, progress.cloned()),
             Err(mut failed) => match failed.take_message() {
                 // A kept-alive connection that closed under us gives the request back unsent; another one must take it.
@@ -100,9 +105,10 @@ impl Upstreams {
 
     async fn connect(&self, id: UpstreamId) -> Result<Lease, UpstreamError> {
         let Target { upstream, pool } = &self.targets[id.0];
-        let (sender, task) = connect(upstream, endpoint(upstream)?).await?;
+        let interims = Interims::default();
+        let (sender, task) = connect(upstream, endpoint(upstream)?, &interims).await?;
         self.metrics.upstreams[id.0].connects.increment(1);
-        Ok(pool.lease(sender, task))
+        Ok(pool.lease(sender, task, interims))
     }
 
     /// Closes connections that have been idle too long.
@@ -119,9 +125,9 @@ fn endpoint(upstream: &Upstream) -> Result<&Endpoint, UpstreamError> {
 /// Waits for the head; the clock starts over as long as the request's body still moves.
 async fn wait_for_head<T>(
     answer: impl Future<Output = T>,
+    interims: &Interims,
     progress: Option<&Arc<Progress>>,
-    since: Instant,
-    limit: Duration,
+    Forwarding { since, response: limit, aside, .. }: Forwarding<'_>,
 ) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
     let frames = || progress.map_or(0, |progress| progress.frames());
@@ -130,7 +136,13 @@ async fn wait_for_head<T>(
     loop {
         tokio::select! {
             biased;
-            answered = &mut answer => return Ok(answered),
+            answered = &mut answer => {
+                // Those that came with it are older.
+                while let (Some(aside), Some(interim)) = (aside, interims.take()) {
+                    aside.say(interim).await;
+                }
+                return Ok(answered);
+            }
             () = &mut timer => {
                 if frames() == seen {
                     return Err(UpstreamError::Timeout);
@@ -138,14 +150,23 @@ async fn wait_for_head<T>(
                 seen = frames();
                 timer.as_mut().reset(deadline(Instant::now(), limit));
             }
+            // Last: an upstream that never stops must not keep the timer from being looked at.
+            (aside, interim) = next_interim(aside, interims) => aside.say(interim).await,
         }
+    }
+}
+
+async fn next_interim<'a>(aside: Option<&'a Aside>, interims: &Interims) -> (&'a Aside, Vec<u8>) {
+    match aside {
+        Some(aside) => (aside, interims.next().await),
+        None => std::future::pending().await,
     }
 }
 
 fn accept(
     response: Response<hyper::body::Incoming>,
     lease: Lease,
-    limits: Forwarding,
+    limits: Forwarding<'_>,
     progress: Option<Arc<Progress>>,
 ) -> Result<Response<UpstreamBody>, UpstreamError> {
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;

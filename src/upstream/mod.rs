@@ -3,13 +3,16 @@
 //! No retries here but one: a request that a kept-alive connection gave back **unsent** goes out on another one. Nothing is
 //! known of keys, scopes or quotas; what may be forwarded was decided before.
 
+mod aside;
 mod body;
 mod connect;
 mod forward;
 mod gather;
+mod interim;
 mod pool;
 mod upgrade;
 
+pub use aside::Aside;
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody, deadline};
 pub use forward::{Forwarding, Upstreams};
 pub use gather::poll_write_gathered;

@@ -10,6 +10,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
+use super::interim::Interims;
 
 /// Idle connections that one worker keeps to one upstream.
 const MAX_IDLE: usize = 256;
@@ -20,6 +21,7 @@ const MAX_ROUNDS: u32 = 110;
 struct Connection {
     sender: SendRequest<RequestBody>,
     task: AbortHandle,
+    interims: Interims,
 }
 
 impl Drop for Connection {
@@ -61,8 +63,13 @@ impl Pool {
     }
 
     /// A lease of a new connection, driven by `task`.
-    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>, task: AbortHandle) -> Lease {
-        Lease { connection: Connection { sender, task }, pool: self.clone() }
+    pub(super) fn lease(
+        self: &Arc<Self>,
+        sender: SendRequest<RequestBody>,
+        task: AbortHandle,
+        interims: Interims,
+    ) -> Lease {
+        Lease { connection: Connection { sender, task, interims }, pool: self.clone() }
     }
 
     /// Closes what has been idle too long. Called by the worker's sweep, never on a request.
@@ -76,6 +83,11 @@ impl Pool {
 impl Lease {
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
         &mut self.connection.sender
+    }
+
+    /// What comes before the answer.
+    pub(super) fn interims(&self) -> &Interims {
+        &self.connection.interims
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.

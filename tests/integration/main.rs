@@ -15,6 +15,8 @@ mod faults;
 mod fleet;
 mod forwarding;
 mod headers;
+mod interim;
+mod lasting;
 mod layers;
 mod lifecycle;
 mod management;

@@ -43,6 +43,17 @@ impl ClientIo {
     fn socket(&mut self) -> TokioIo<&mut Socket> {
         TokioIo::new(&mut self.stream)
     }
+
+    /// Interim responses: before hyper's next octets what was `begun` of one, in a flush all of it.
+    fn poll_aside(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<std::io::Result<()>> {
+        let Self { stream, conn, clock, .. } = self;
+        if !conn.aside.is_waiting(begun) {
+            return Poll::Ready(Ok(()));
+        }
+        let said = conn.aside.poll_write(cx, Pin::new(&mut TokioIo::new(stream)));
+        conn.wrote(said.is_ready(), &**clock);
+        said
+    }
 }
 
 /// The reading half: here the octets are to be seen where they were read, and what may not pass is taken back.
@@ -94,6 +105,7 @@ impl Read for ClientIo {
 
 impl Write for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = Pin::new(&mut self.socket()).poll_write(cx, buf);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -104,6 +116,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = poll_write_gathered(Pin::new(&mut self.socket()), cx, bufs);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -114,6 +127,7 @@ impl Write for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.poll_aside(cx, false))?;
         Pin::new(&mut self.socket()).poll_flush(cx)
     }
 

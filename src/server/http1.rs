@@ -1,14 +1,18 @@
-//! HTTP/1 on one client connection.
+//! HTTP/1 on one client connection, until it ends or is spoken no more.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::rt::Write;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 
 use super::client_io::ClientIo;
+use super::tunnel;
 use crate::gateway::Gateway;
 use crate::gateway::context::ConnInfo;
 
@@ -25,15 +29,30 @@ pub(super) async fn serve(gateway: Arc<Gateway>, io: ClientIo, conn: Arc<ConnInf
         // Set only when it must be: hyper then takes room for the fields from the heap, twice a request.
         builder.max_headers(limits.header_count);
     }
+    // Where a request leaves what is to become of its connection.
+    let switched = Mutex::new(None);
     let service = service_fn(|request| {
-        let (gateway, conn) = (gateway.clone(), conn.clone());
+        let (gateway, conn, switched) = (gateway.clone(), conn.clone(), &switched);
         async move {
             let mut answer = gateway.handle(&conn, request).await?;
-            if conn.is_leaving() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                *switched.lock().unwrap_or_else(PoisonError::into_inner) = answer.body_mut().take_tunnel();
+            } else if conn.is_leaving() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
         }
     });
-    builder.serve_connection(io, service).await
+    let mut connection = builder.serve_connection(io, service);
+    (&mut connection).await?;
+    // hyper has written the 101 by now, or closed the connection.
+    let Parts { mut io, read_buf, .. } = connection.into_parts();
+    if let Some(tunnel) = switched.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        // Boxed: rare, and large enough to weigh on every connection's future.
+        Box::pin(tunnel::run(io, read_buf, tunnel)).await;
+    } else if conn.must_linger() {
+        // Of a connection whose last request asked for an upgrade in vain, hyper has left the closing to us.
+        let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
+    }
+    Ok(())
 }

@@ -12,18 +12,21 @@ use super::UpstreamError;
 use super::body::RequestBody;
 use super::gather::UpstreamIo;
 use super::heard::{Heard, Listening};
+use super::interim::{Interims, Overheard};
 use super::socket::Socket;
 use crate::config::model::{Endpoint, Upstream};
 
 /// The largest response head accepted from an upstream.
 const MAX_HEAD: usize = 256 * 1024;
 
-/// Within `connect_timeout`; with the task that drives it. `address` is one of the endpoint's; `heard` will know of what comes.
+/// Within `connect_timeout`; with the task that drives it. `address` is one of the endpoint's; `heard` will know that something came, `interims`
+/// what came before an answer.
 pub(super) async fn connect(
     upstream: &Upstream,
     _endpoint: &Endpoint,
     address: SocketAddr,
     heard: &Heard,
+    interims: &Interims,
 ) -> Result<(SendRequest<RequestBody>, AbortHandle), UpstreamError> {
     let stream = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
@@ -34,12 +37,13 @@ pub(super) async fn connect(
         Err(_elapsed) => return Err(UpstreamError::Unreachable),
     };
     let _ = stream.set_nodelay(true);
+    let io = UpstreamIo(TokioIo::new(Socket::plain(stream, Vec::new())));
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        .handshake(Listening::new(UpstreamIo(TokioIo::new(Socket::plain(stream, Vec::new()))), heard))
+        .handshake(Listening::new(Overheard::new(io, interims), heard))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
-    let task = tokio::spawn(connection).abort_handle();
+    let task = tokio::spawn(connection.with_upgrades()).abort_handle();
     Ok((sender, task))
 }

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use super::body::RequestBody;
 use super::cluster::Place;
 use super::heard::Heard;
+use super::interim::Interims;
 use super::peer::{Peer, UnderWay};
 
 /// Idle connections that one worker keeps to one address.
@@ -24,6 +25,7 @@ pub(super) struct Connection {
     pub(super) sender: SendRequest<RequestBody>,
     pub(super) task: AbortHandle,
     pub(super) heard: Heard,
+    pub(super) interims: Interims,
 }
 
 impl Drop for Connection {
@@ -111,6 +113,11 @@ impl Lease {
 
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
         &mut self.connection.sender
+    }
+
+    /// What comes before the answer.
+    pub(super) fn interims(&self) -> &Interims {
+        &self.connection.interims
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -28,7 +28,7 @@ use crate::admin::{self, Admin};
 use crate::auth::Authenticator;
 use crate::clock::SystemClock;
 use crate::config::model::Config;
-use crate::gateway::Shared;
+use crate::gateway::{InForce, Shared};
 use crate::limit::Limiter;
 use crate::management::api::{FlushUsage, Management};
 use crate::server::take_over::{Link, TakeOverError};
@@ -38,6 +38,7 @@ use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
+use crate::upstream::Clusters;
 use crate::usage::journal::{Journal, JournalError};
 use crate::usage::{JOURNAL_PERIOD, Usage};
 
@@ -148,7 +149,7 @@ impl App {
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
         let name = presence::usual_name(public);
         let guard = Guard::new(store, clock, config.store.timeout, control.handle().clone());
-        let shared = share(config, &guard, &replica, log, journal);
+        let shared = share(config, &guard, &replica, log, journal, control.handle());
         if awaits_journal {
             shared.usage.await_journal();
         }
@@ -303,10 +304,12 @@ fn share(
     replica: &ReplicaId,
     log: AccessLog,
     journal: Option<Journal>,
+    control: &Handle,
 ) -> Arc<Shared> {
     let config = Arc::new(config);
     let (store, clock) = (guard.guarded(), guard.clock().clone());
     let metrics = Arc::new(Metrics::new());
+    let clusters = Clusters::new(&config.upstreams, config.workers, &metrics, control);
     let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone(), journal));
     Arc::new(Shared {
         auth: Arc::new(Authenticator::new(guard.clone(), config.cache.capacity, metrics.clone())),
@@ -318,7 +321,7 @@ fn share(
         metrics,
         log,
         clock,
-        config: watch::Sender::new(config),
+        in_force: watch::Sender::new(Arc::new(InForce { config, clusters })),
     })
 }
 

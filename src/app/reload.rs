@@ -129,7 +129,7 @@ impl Watch {
             return self.refuse();
         }
         shared.limiter.set_outage_quota(config.store.outage_quota);
-        shared.config.send_replace(Arc::new(config));
+        shared.reload(config);
         shared.metrics.reloads.applied.increment(1);
         shared.metrics.reloads.restart_needed.set(f64::from(u8::from(!restart.is_empty())));
         note_success(shared);

@@ -91,6 +91,7 @@ impl Changes {
             drain,
             usage,
             key_shape,
+            cors,
             log: _,
             log_level: _,
             routes,
@@ -113,6 +114,7 @@ impl Changes {
             ("timeouts", old.timeouts != *timeouts),
             ("drain", old.drain != *drain),
             ("usage", old.usage != *usage),
+            ("cors", old.cors != *cors),
             ("keys", old.key_shape != *key_shape),
         ];
         let sections = differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect();

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response, Version};
+use http::request::Parts;
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -38,16 +39,24 @@ use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
 use crate::telemetry::trace::IdSource;
-use crate::upstream::{BodyError, Forwarding, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{BodyError, Clusters, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
 
 use context::{ConnInfo, Inbound, RequestRecord};
 use respond::{ProxyBody, RecordedBody};
 
+/// A configuration, and its upstreams as the whole process knows them.
+pub struct InForce {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Its upstreams, in the same order.
+    pub clusters: Clusters,
+}
+
 /// What all workers of one process share.
 pub struct Shared {
-    /// The configuration in force. A request asks its [`Snapshot`], which was made of it.
-    pub config: watch::Sender<Arc<Config>>,
+    /// What is in force. A request asks its [`Snapshot`], which was made of it.
+    pub in_force: watch::Sender<Arc<InForce>>,
     /// Keys.
     pub auth: Arc<Authenticator>,
     /// Quotas.
@@ -81,6 +90,7 @@ pub struct Snapshot {
 /// The gateway, as one worker runs it.
 pub struct Gateway {
     shared: Arc<Shared>,
+    worker: usize,
     current: ArcSwap<Snapshot>,
     front: Front,
 }
@@ -107,24 +117,33 @@ pub enum GatewayError {
 impl Shared {
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
-        self.config.borrow().clone()
+        self.in_force.borrow().config.clone()
+    }
+
+    /// Takes another configuration into force. What is the same in it of the upstreams goes on as it is.
+    pub fn reload(&self, config: Config) {
+        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, &self.metrics);
+        self.in_force.send_replace(Arc::new(InForce { config: Arc::new(config), clusters }));
+    }
+}
+
+impl Snapshot {
+    fn of(in_force: &InForce, worker: usize) -> Self {
+        let config = in_force.config.clone();
+        Self { upstreams: Upstreams::new(&in_force.clusters, worker), counters: RouteCounters::of(&config), config }
     }
 }
 
 impl Gateway {
     /// A gateway for one worker.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        let config = shared.config();
-        let upstreams = Upstreams::new(&config.upstreams, &shared.metrics);
-        let snapshot = Snapshot { counters: RouteCounters::of(&config), config, upstreams };
-        Self { shared, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let snapshot = Snapshot::of(&shared.in_force.borrow(), worker);
+        Self { shared, worker, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
     }
 
     /// Takes a new configuration into force for requests that begin from now on. What is under way keeps the one it began with.
-    pub fn reload(&self, config: Arc<Config>) {
-        let upstreams = self.snapshot().upstreams.under(&config.upstreams, &self.shared.metrics);
-        let snapshot = Snapshot { counters: RouteCounters::of(&config), config, upstreams };
-        self.current.store(Arc::new(snapshot));
+    pub fn reload(&self, in_force: &InForce) {
+        self.current.store(Arc::new(Snapshot::of(in_force, self.worker)));
     }
 
     /// What is in force now.
@@ -142,13 +161,18 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let mut inbound = Inbound { head, body: Some(body) };
         let mut record = Box::new(RequestRecord::start(&self.shared, &snapshot, conn, &inbound.head));
-        let response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
+        let cross_origin =
+            snapshot.config.cors.as_ref().map(|cors| cors.look(&inbound.head.method, &inbound.head.headers));
+        let mut response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 self.identify(&snapshot.config, &inbound, &mut record).await;
                 respond::render(error, conn, &mut inbound, &mut record)
             }
         };
+        if let Some(cross_origin) = cross_origin {
+            cross_origin.answer(response.status(), response.headers_mut());
+        }
         Ok(respond::attach(response, record))
     }
 
@@ -169,6 +193,10 @@ impl Gateway {
             http2::normalize(&mut inbound.head)?;
         }
         let path = head::check(&inbound.head, &config.limits)?;
+        if is_preflight(config, &inbound.head) {
+            Box::pin(self.identify(config, inbound, record)).await;
+            return Ok(respond::preflight(conn, inbound, record));
+        }
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
@@ -302,6 +330,13 @@ impl Gateway {
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
+}
+
+/// Whether a browser asks what one of its pages may send.
+fn is_preflight(config: &Config, head: &Parts) -> bool {
+    // Nearly every request is none for its method alone.
+    head.method == Method::OPTIONS
+        && config.cors.as_ref().is_some_and(|cors| cors.look(&head.method, &head.headers).is_preflight())
 }
 
 /// The body to forward: held already, or streamed within the route's limits.

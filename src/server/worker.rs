@@ -19,9 +19,9 @@ use tokio::time::{interval, sleep};
 use super::connection;
 use super::listener::Listeners;
 use super::tls::FrontTls;
-use crate::config::model::{Config, Timeouts};
+use crate::config::model::Timeouts;
 use crate::gateway::context::{ConnInfo, Phase};
-use crate::gateway::{Gateway, Shared};
+use crate::gateway::{Gateway, InForce, Shared};
 use crate::policy::instant::Mono;
 
 /// How often a worker looks for connections that have waited too long.
@@ -86,10 +86,11 @@ impl Workers {
         let counts = Arc::new(Counts::default());
         let threads = listeners.share_out(shared.config().workers).into_iter().enumerate().map(|(index, sockets)| {
             let (shared, tls, counts) = (shared.clone(), tls.cloned(), counts.clone());
-            let (draining, configs) = (drain.0.subscribe(), shared.config.subscribe());
+            let (draining, configs) = (drain.0.subscribe(), shared.in_force.subscribe());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Worker { gateway: Arc::new(Gateway::new(shared)), tls, counts, open: Mutex::default() };
+                let worker =
+                    Worker { gateway: Arc::new(Gateway::new(shared, index)), tls, counts, open: Mutex::default() };
                 if let Err(error) = runtime.block_on(Arc::new(worker).run(sockets, draining, configs)) {
                     tracing::error!(%error, "a worker could not start");
                 }
@@ -128,7 +129,7 @@ impl Worker {
         self: Arc<Self>,
         sockets: Vec<TcpListener>,
         mut draining: watch::Receiver<Stage>,
-        mut configs: watch::Receiver<Arc<Config>>,
+        mut configs: watch::Receiver<Arc<InForce>>,
     ) -> io::Result<()> {
         let adopt = tokio::net::TcpListener::from_std;
         let listeners = sockets.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
@@ -146,7 +147,7 @@ impl Worker {
                     }
                 },
                 _ = sweep.tick() => self.sweep(),
-                Ok(()) = configs.changed() => self.gateway.reload(configs.borrow_and_update().clone()),
+                Ok(()) = configs.changed() => self.gateway.reload(&configs.borrow_and_update().clone()),
                 _ = draining.wait_for(|stage| *stage != Stage::Serving) => break,
             }
         }

@@ -10,6 +10,7 @@
 
 mod boundary;
 mod check_cli;
+mod cors;
 mod decision;
 mod drain;
 mod faults;
@@ -37,6 +38,7 @@ mod redis_trouble;
 mod redis_usage;
 mod reload;
 mod resources;
+mod retries;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
@@ -46,4 +48,5 @@ mod store_full;
 mod support;
 mod take_over;
 mod tls;
+mod upstreams;
 mod usage;

@@ -1,13 +1,15 @@
 //! HTTP/1 on one client connection.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
 use super::client_io::ClientIo;
+use crate::config::model::Limits;
 use crate::gateway::Gateway;
 use crate::gateway::context::ConnInfo;
 
@@ -15,8 +17,56 @@ use crate::gateway::context::ConnInfo;
 const HYPER_HEADERS: usize = 100;
 
 /// Serves to the end of the connection; once it drains, until the request in flight is answered.
-pub(super) async fn serve(gateway: Arc<Gateway>, io: ClientIo, conn: Arc<ConnInfo>) -> hyper::Result<()> {
-    let limits = &gateway.snapshot().config.limits;
+///
+/// hyper keeps two buffers of 8 KiB for as long as its connection lives. So one that rests between two requests is taken apart,
+/// waits as a bare socket, and is put together again when octets come.
+pub(super) async fn serve(gateway: Arc<Gateway>, mut io: ClientIo, conn: Arc<ConnInfo>) -> hyper::Result<()> {
+    let builder = builder(&gateway.snapshot().config.limits);
+    let mut told = false;
+    loop {
+        let service = service_fn(|request| {
+            let (gateway, conn) = (gateway.clone(), conn.clone());
+            async move { gateway.handle(&conn, request).await }
+        });
+        // Boxed: a socket that only waits must not pay for its size.
+        let mut connection = Box::new(builder.serve_connection(io, service));
+        // Not a select: its other branch would be polled, for nothing, each time the connection is.
+        let ended = poll_fn(|cx| {
+            if !told && conn.is_draining(cx.waker()) {
+                told = true;
+                Pin::new(&mut *connection).graceful_shutdown();
+            }
+            let idle = conn.rests_since();
+            match Pin::new(&mut *connection).poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                // Nothing came meanwhile, so nothing is under way.
+                Poll::Pending if idle.is_some() && idle == conn.rests_since() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        if let Some(ended) = ended {
+            return ended;
+        }
+        let rest = connection.into_parts();
+        if !rest.read_buf.is_empty() {
+            // Cannot be, between two requests. Whatever it is, it is not the beginning of one.
+            return Ok(());
+        }
+        io = rest.io;
+        let draining = poll_fn(|cx| match conn.is_draining(cx.waker()) {
+            true => Poll::Ready(true),
+            false => io.poll_arrival(cx).map(|()| false),
+        })
+        .await;
+        if draining {
+            return Ok(());
+        }
+        conn.rested();
+    }
+}
+
+fn builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // Room for every head that passes the gate.
     builder.max_buf_size((limits.header_bytes + 16 * 1024).max(64 * 1024));
@@ -24,19 +74,5 @@ pub(super) async fn serve(gateway: Arc<Gateway>, io: ClientIo, conn: Arc<ConnInf
         // Set only when it must be: hyper then takes room for the fields from the heap, twice a request.
         builder.max_headers(limits.header_count);
     }
-    let service = service_fn(|request| {
-        let (gateway, conn) = (gateway.clone(), conn.clone());
-        async move { gateway.handle(&conn, request).await }
-    });
-    let mut connection = pin!(builder.serve_connection(io, service));
-    let mut told = false;
-    // Not a select: its other branch would be polled, for nothing, each time the connection is.
-    poll_fn(|cx| {
-        if !told && conn.is_draining(cx.waker()) {
-            told = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        connection.as_mut().poll(cx)
-    })
-    .await
+    builder
 }

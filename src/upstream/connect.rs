@@ -1,24 +1,19 @@
 //! A new connection to one endpoint of an upstream: dialled, then spoken HTTP on. Keeps nothing; the pool does.
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use std::sync::Arc;
+
+use hyper::client::conn::http1;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::UpstreamError;
-use super::body::RequestBody;
 use super::gather::UpstreamIo;
+use super::pool::Connection;
 use crate::config::model::{Endpoint, Upstream};
+use crate::wire::http1::{Exchange, MAX_HEAD};
 
-/// The largest response head accepted from an upstream.
-const MAX_HEAD: usize = 256 * 1024;
-
-/// Within `connect_timeout`; with the task that drives it.
-pub(super) async fn connect(
-    upstream: &Upstream,
-    endpoint: &Endpoint,
-) -> Result<(SendRequest<RequestBody>, AbortHandle), UpstreamError> {
+/// Within `connect_timeout`.
+pub(super) async fn connect(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
     let stream = match timeout(upstream.connect_timeout, TcpStream::connect(&*endpoint.authority)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -28,12 +23,13 @@ pub(super) async fn connect(
         Err(_elapsed) => return Err(UpstreamError::Unreachable),
     };
     let _ = stream.set_nodelay(true);
+    let exchange = Arc::<Exchange>::default();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        .handshake(UpstreamIo(TokioIo::new(stream)))
+        .handshake(UpstreamIo::new(stream, exchange.clone()))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
     let task = tokio::spawn(connection).abort_handle();
-    Ok((sender, task))
+    Ok(Connection { sender, task, exchange })
 }

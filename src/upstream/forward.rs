@@ -67,7 +67,7 @@ impl Upstreams {
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (mut lease, reused) = self.connection(id).await?;
-        let answer = lease.sender().try_send_request(request);
+        let answer = lease.send(request);
         match wait_for_head(answer, progress, limits.since, limits.response).await? {
             Ok(response) => accept(response, lease, limits.idle, progress.cloned()),
             Err(mut failed) => match failed.take_message() {
@@ -98,9 +98,9 @@ impl Upstreams {
 
     async fn connect(&self, id: UpstreamId) -> Result<Lease, UpstreamError> {
         let Target { upstream, pool } = &self.targets[id.0];
-        let (sender, task) = connect(upstream, endpoint(upstream)?).await?;
+        let connection = connect(upstream, endpoint(upstream)?).await?;
         self.metrics.upstreams[id.0].connects.increment(1);
-        Ok(pool.lease(sender, task))
+        Ok(pool.lease(connection))
     }
 
     /// Closes connections that have been idle too long.

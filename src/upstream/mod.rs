@@ -11,7 +11,7 @@ mod pool;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
 pub use forward::{Forwarding, Upstreams};
-pub use gather::poll_write_gathered;
+pub use gather::{poll_write_gathered, put};
 
 /// Why an upstream gave no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

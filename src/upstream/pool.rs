@@ -6,10 +6,15 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::header::UPGRADE;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
+use crate::wire::http1::Exchange;
 
 /// Idle connections that one worker keeps to one upstream.
 const MAX_IDLE: usize = 256;
@@ -17,9 +22,18 @@ const MAX_IDLE: usize = 256;
 const MAX_ROUNDS: u32 = 110;
 
 /// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write.
-struct Connection {
-    sender: SendRequest<RequestBody>,
-    task: AbortHandle,
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) task: AbortHandle,
+    /// Tells the socket's gate what is asked.
+    pub(super) exchange: Arc<Exchange>,
+}
+
+impl Connection {
+    /// Whether it can take another request.
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.exchange.is_spoilt()
+    }
 }
 
 impl Drop for Connection {
@@ -53,23 +67,23 @@ impl Pool {
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Idle { connection, .. }) = idle.pop() {
-            if !connection.sender.is_closed() {
+            if !connection.is_over() {
                 return Some(Lease { connection, pool: self.clone() });
             }
         }
         None
     }
 
-    /// A lease of a new connection, driven by `task`.
-    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>, task: AbortHandle) -> Lease {
-        Lease { connection: Connection { sender, task }, pool: self.clone() }
+    /// A lease of a new connection.
+    pub(super) fn lease(self: &Arc<Self>, connection: Connection) -> Lease {
+        Lease { connection, pool: self.clone() }
     }
 
     /// Closes what has been idle too long. Called by the worker's sweep, never on a request.
     pub(super) fn prune(&self) {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| !idle.connection.sender.is_closed() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
+        idle.retain(|idle| !idle.connection.is_over() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
     }
 }
 
@@ -78,9 +92,18 @@ impl Lease {
         &mut self.connection.sender
     }
 
+    /// Sends a request; its answer, or itself when it was not sent.
+    pub(super) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        self.connection.exchange.begin(request.method(), request.headers().contains_key(UPGRADE));
+        self.connection.sender.try_send_request(request)
+    }
+
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.
     pub(super) fn give_back(self) {
-        if self.connection.sender.is_closed() {
+        if self.connection.is_over() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,6 +14,8 @@ mod decision;
 mod faults;
 mod fleet;
 mod forwarding;
+mod h1_answers;
+mod h1_idle;
 mod h1_requests;
 mod headers;
 mod layers;

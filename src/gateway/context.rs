@@ -162,8 +162,10 @@ impl ConnInfo {
             Some(_) => make(),
             None => {
                 let value = make()?;
+                // A copy: the field itself is a part of what was read, all of which it would keep for as long as the connection.
+                let host = HeaderValue::from_bytes(host.as_bytes()).ok()?;
                 // Whoever comes second finds the first one's: either will do.
-                let _ = self.forwarded.set((host.clone(), value.clone()));
+                let _ = self.forwarded.set((host, value.clone()));
                 Some(value)
             }
         }

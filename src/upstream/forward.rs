@@ -150,7 +150,9 @@ fn accept(
     if response.status().is_informational() {
         return Err(UpstreamError::Malformed);
     }
-    Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)))
+    let (head, incoming) = response.into_parts();
+    let body = UpstreamBody::new(incoming, idle, lease, progress).map_err(|_| UpstreamError::Malformed)?;
+    Ok(Response::from_parts(head, body))
 }
 
 impl std::fmt::Debug for Upstreams {

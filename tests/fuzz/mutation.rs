@@ -38,7 +38,7 @@ pub(crate) fn run(target: &str, words: &[&[u8]], check: impl Fn(&[u8], &mut Rand
     let rounds = number("SEEME_FUZZ_ROUNDS").unwrap_or(ROUNDS);
     let seed = number("SEEME_FUZZ_SEED").unwrap_or(1);
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let mut attempt = |input: &[u8], random: &mut Random| {
+    let attempt = |input: &[u8], random: &mut Random| {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(input, random))) {
             let kept =
                 Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{target}-{}", blake3::hash(input).to_hex()));

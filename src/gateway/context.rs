@@ -4,7 +4,7 @@
 //! four ends of a response (complete, failed, future dropped, body dropped) can be forgotten.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Version};
 use hyper::body::Incoming;
 
-use super::Shared;
+use super::{Shared, Snapshot};
 use crate::clock::Clock;
 use crate::limit::Permit;
 use crate::policy::access::KeyProfile;
@@ -43,6 +43,8 @@ pub struct ConnInfo {
     pub client: IpAddr,
     /// The peer, ready for `X-Forwarded-For`.
     pub client_value: HeaderValue,
+    /// Whether it is encrypted.
+    pub secure: bool,
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
@@ -59,10 +61,14 @@ pub struct ConnInfo {
     resting: AtomicBool,
     /// The connection is to be woken when the request that is being served has ended.
     waits: AtomicBool,
-    used: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
+    /// Requests that are being served; HTTP/1 has one at most.
+    in_flight: AtomicU32,
+    /// HTTP/2: since when a head has been open, whatever else goes on; 0: none is.
+    head_since: AtomicU64,
+    multiplexed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
 }
@@ -81,7 +87,7 @@ pub enum Phase {
 
 impl ConnInfo {
     /// A connection from this address.
-    pub fn new(client: IpAddr, now: Mono) -> Self {
+    pub fn new(client: IpAddr, secure: bool, now: Mono) -> Self {
         let client = client.to_canonical();
         let forwarded_node = match client {
             IpAddr::V4(v4) => v4.to_string(),
@@ -91,6 +97,7 @@ impl ConnInfo {
         Self {
             client,
             client_value,
+            secure,
             forwarded_node,
             forwarded: OnceLock::new(),
             linger: AtomicBool::new(false),
@@ -101,9 +108,11 @@ impl ConnInfo {
             resting: AtomicBool::new(false),
             answered: AtomicU64::new(0),
             waits: AtomicBool::new(false),
-            used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
+            in_flight: AtomicU32::new(0),
+            head_since: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
         }
     }
@@ -145,18 +154,63 @@ impl ConnInfo {
     pub fn received(&self, clock: &dyn Clock) {
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             self.enter(Phase::Head, clock.mono());
-            self.used.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether anything ever came on it.
-    pub fn was_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
+    /// A request begins to be served. One thread writes, so plain loads and stores will do.
+    fn begin(&self, since: Mono) {
+        self.in_flight.store(self.in_flight.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.enter(Phase::Busy, since);
+    }
+
+    /// A request has ended.
+    fn end(&self, now: Mono) {
+        let left = self.in_flight.load(Ordering::Relaxed) - 1;
+        self.in_flight.store(left, Ordering::Relaxed);
+        if left == 0 {
+            // Of a request that was pipelined behind this one, a part may have come.
+            let begun = self.gate.load(Ordering::Relaxed) == IN_HEAD;
+            self.enter(if begun { Phase::Head } else { Phase::Idle }, now);
+        }
+        self.answered.store(self.answered() + 1, Ordering::Relaxed);
+        if self.waits.load(Ordering::Relaxed) {
+            self.waits.store(false, Ordering::Relaxed);
+            self.wake();
+        }
+    }
+
+    /// Who is to be woken for this connection. A task has one waker for life.
+    pub fn is_driven_by(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+    }
+
+    /// It speaks HTTP/2: many requests at once, and heads are told of by [`Self::in_head`].
+    pub fn multiplex(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::multiplex`].
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// HTTP/2: octets came; whether a head is open after them.
+    pub fn in_head(&self, open: bool, clock: &dyn Clock) {
+        match (open, self.head_since.load(Ordering::Relaxed)) {
+            (true, 0) => self.head_since.store(clock.mono().0.max(1), Ordering::Relaxed),
+            (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Since when a head has been open beside what the phase says.
+    pub fn head_since(&self) -> Option<Mono> {
+        Some(self.head_since.load(Ordering::Relaxed)).filter(|since| *since != 0).map(Mono)
     }
 
     /// `Forwarded` for a request to this host.
     pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
-        let make = || headers::forwarded(&self.forwarded_node, host);
+        let make = || headers::forwarded(&self.forwarded_node, self.secure, host);
         match self.forwarded.get() {
             Some((known, value)) if known == host => Some(value.clone()),
             Some(_) => make(),
@@ -181,6 +235,11 @@ impl ConnInfo {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_leaving(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Whether [`Self::drain`] was called; if not yet, `waker` will be woken. A task has one waker for life.
@@ -261,6 +320,7 @@ pub struct Inbound {
 /// What is learnt of a request on its way.
 pub struct RequestRecord {
     shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
     started: Mono,
     time: Timestamp,
     conn: Arc<ConnInfo>,
@@ -300,13 +360,13 @@ pub struct RequestRecord {
 
 impl RequestRecord {
     /// Starts the record of one request.
-    pub fn start(shared: &Arc<Shared>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
+    pub fn start(shared: &Arc<Shared>, snapshot: &Arc<Snapshot>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
         // From the first byte of the head, which was noted when it came; a pipelined request has no such note.
         let started = match conn.phase() {
             (Phase::Head, since) => since,
             _ => shared.clock.mono(),
         };
-        conn.enter(Phase::Busy, started);
+        conn.begin(started);
         shared.metrics.in_flight.increment(1.0);
         let path = if shared.log.is_on() { head.uri.path().to_owned() } else { String::new() };
         let request_id = shared.ids.next();
@@ -334,6 +394,7 @@ impl RequestRecord {
             upstream: None,
             upstream_ms: None,
             shared: shared.clone(),
+            snapshot: snapshot.clone(),
         }
     }
 
@@ -418,20 +479,13 @@ impl Drop for RequestRecord {
         let shared = self.shared.clone();
         let class = if self.was_answered() { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
-        let begun = self.conn.gate.load(Ordering::Relaxed) == IN_HEAD;
-        self.conn.enter(if begun { Phase::Head } else { Phase::Idle }, now);
-        // One thread writes.
-        self.conn.answered.store(self.conn.answered() + 1, Ordering::Relaxed);
-        if self.conn.waits.load(Ordering::Relaxed) {
-            self.conn.waits.store(false, Ordering::Relaxed);
-            self.conn.wake();
-        }
+        self.conn.end(now);
         if self.is_unread() {
             self.conn.linger();
         }
         let duration = now.since(self.started).as_secs_f64();
         shared.metrics.in_flight.decrement(1.0);
-        shared.metrics.request(self.place(), class);
+        shared.metrics.request(&self.snapshot.counters, self.place(), class);
         shared.metrics.duration.record(duration);
         if let Some(code) = self.code {
             shared.metrics.refusal(code);

@@ -13,13 +13,12 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::config::model::Limits;
 use crate::gateway::context::ConnInfo;
-use crate::upstream::{poll_write_gathered, put};
+use crate::upstream::{Socket, poll_write_gathered, put};
 use crate::wire::http1::{Gate, RequestLimits, Requests};
 
 /// How long a client may go on sending after a refusal before the socket closes under it.
@@ -30,7 +29,7 @@ const LOOK_AHEAD: usize = 64 * 1024;
 
 /// The client's socket. Lets only pass what is beyond doubt, notes progress, closes slowly when asked to.
 pub(super) struct ClientIo {
-    stream: TcpStream,
+    stream: Socket,
     gate: Gate<Requests>,
     conn: Arc<ConnInfo>,
     clock: Arc<dyn Clock>,
@@ -39,9 +38,9 @@ pub(super) struct ClientIo {
 
 impl ClientIo {
     /// Around an accepted socket.
-    pub(super) fn new(stream: TcpStream, limits: &Limits, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(socket: Socket, limits: &Limits, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
         let limits = RequestLimits { head: limits.header_bytes, fields: limits.header_count, target: limits.uri_bytes };
-        Self { stream, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None }
+        Self { stream: socket, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None }
     }
 
     /// A 101 was sent: whatever comes now, and came behind the request, passes as it is.
@@ -56,7 +55,7 @@ impl ClientIo {
         self.stream.poll_read_ready(cx).map(drop)
     }
 
-    fn socket(&mut self) -> TokioIo<&mut TcpStream> {
+    fn socket(&mut self) -> TokioIo<&mut Socket> {
         TokioIo::new(&mut self.stream)
     }
 }

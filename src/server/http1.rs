@@ -1,10 +1,13 @@
 //! HTTP/1 on one client connection.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
@@ -16,26 +19,27 @@ use crate::gateway::context::ConnInfo;
 /// Fields for which hyper has room without the heap.
 const HYPER_HEADERS: usize = 100;
 
-/// Serves to the end of the connection; once it drains, until the request in flight is answered.
+/// Serves to the end of the connection; once it drains, the next answer says that it is the last one.
 ///
 /// hyper keeps two buffers of 8 KiB for as long as its connection lives. So one that rests between two requests is taken apart,
 /// waits as a bare socket, and is put together again when octets come.
 pub(super) async fn serve(gateway: Arc<Gateway>, mut io: ClientIo, conn: Arc<ConnInfo>) -> hyper::Result<()> {
     let builder = builder(&gateway.snapshot().config.limits);
-    let mut told = false;
     loop {
         let service = service_fn(|request| {
             let (gateway, conn) = (gateway.clone(), conn.clone());
-            async move { gateway.handle(&conn, request).await }
+            async move {
+                let mut answer = gateway.handle(&conn, request).await?;
+                if conn.is_leaving() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         // Boxed: a socket that only waits must not pay for its size.
         let mut connection = Box::new(builder.serve_connection(io, service));
-        // Not a select: its other branch would be polled, for nothing, each time the connection is.
         let ended = poll_fn(|cx| {
-            if !told && conn.is_draining(cx.waker()) {
-                told = true;
-                Pin::new(&mut *connection).graceful_shutdown();
-            }
+            conn.is_driven_by(cx.waker());
             let idle = conn.rests_since();
             match Pin::new(&mut *connection).poll(cx) {
                 Poll::Ready(ended) => Poll::Ready(Some(ended)),
@@ -54,14 +58,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut io: ClientIo, conn: Arc<Con
             return Ok(());
         }
         io = rest.io;
-        let draining = poll_fn(|cx| match conn.is_draining(cx.waker()) {
-            true => Poll::Ready(true),
-            false => io.poll_arrival(cx).map(|()| false),
-        })
-        .await;
-        if draining {
-            return Ok(());
-        }
+        poll_fn(|cx| io.poll_arrival(cx)).await;
         conn.rested();
     }
 }

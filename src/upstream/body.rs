@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -145,6 +146,15 @@ impl RequestBody {
         progress.unread.store(true, Ordering::Relaxed);
         Self::Streamed(Streamed { incoming, left: limit.unwrap_or(u64::MAX), idle: IdleTimer::new(idle), progress })
     }
+
+    /// The same once more, unless it streams: what was read from the client is not kept.
+    pub(super) fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Held(bytes) => Some(Self::Held(bytes.clone())),
+            Self::Streamed(_) => None,
+        }
+    }
 }
 
 impl Streamed {
@@ -228,12 +238,29 @@ impl Body for RequestBody {
 pub struct UpstreamBody {
     incoming: Incoming,
     /// What had come with the head.
-    first: Option<Frame<Bytes>>,
+    first: Option<First>,
     idle: IdleTimer,
     /// Goes back to the pool at a clean end; dropped, which closes it, at any other.
     lease: Option<Lease>,
     /// Of the request's body, if it streams one.
     progress: Option<Arc<Progress>>,
+}
+
+/// A frame, small enough to be carried along.
+#[derive(Debug)]
+enum First {
+    Data(Bytes),
+    Trailers(Box<HeaderMap>),
+}
+
+impl First {
+    fn of(frame: Frame<Bytes>) -> Option<Self> {
+        let trailers = match frame.into_data() {
+            Ok(data) => return Some(Self::Data(data)),
+            Err(frame) => frame.into_trailers(),
+        };
+        trailers.ok().map(|trailers| Self::Trailers(Box::new(trailers)))
+    }
 }
 
 impl UpstreamBody {
@@ -250,7 +277,7 @@ impl UpstreamBody {
                 // Whoever sends it asks again within the same turn, with a waker.
                 Pin::new(&mut incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
         {
-            first = Some(frame.map_err(|_| BodyError::Broken)?);
+            first = First::of(frame.map_err(|_| BodyError::Broken)?);
         }
         let mut body = Self { incoming, first, idle: IdleTimer::new(idle), lease: Some(lease), progress };
         if body.is_end_stream() {
@@ -261,10 +288,17 @@ impl UpstreamBody {
 
     /// Not when the upstream has answered without the whole request: it may never read the rest, and nobody waits for it.
     fn give_back(&mut self) {
-        if let Some(lease) =
-            self.lease.take().filter(|_| !self.progress.as_ref().is_some_and(|progress| progress.is_unread()))
-        {
+        let Some(lease) = self.lease.take() else { return };
+        lease.peer().answered();
+        if !self.progress.as_ref().is_some_and(|progress| progress.is_unread()) {
             lease.give_back();
+        }
+    }
+
+    /// The answer ends before its end.
+    fn break_off(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.peer().failed();
         }
     }
 }
@@ -276,14 +310,15 @@ impl Body for UpstreamBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = match this.first.take() {
-            Some(first) => Poll::Ready(Some(Ok(first))),
+            Some(First::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(First::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(*trailers)))),
             None => Pin::new(&mut this.incoming).poll_frame(cx),
         };
         let frame = match polled {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(this.idle.poll_expired(cx));
-                this.lease = None;
+                this.break_off();
                 return Poll::Ready(Some(Err(BodyError::Idle)));
             }
         };
@@ -294,7 +329,7 @@ impl Body for UpstreamBody {
                 None
             }
             Some(Err(_)) => {
-                this.lease = None;
+                this.break_off();
                 Some(Err(BodyError::Broken))
             }
             Some(Ok(mut frame)) => {
@@ -317,7 +352,7 @@ impl Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.incoming.size_hint();
-        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        let first = if let Some(First::Data(data)) = &self.first { data.len() as u64 } else { 0 };
         if let Some(rest) = hint.upper() {
             hint.set_upper(rest + first);
         }

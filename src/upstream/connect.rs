@@ -1,5 +1,6 @@
-//! A new connection to one endpoint of an upstream: dialled, then spoken HTTP on. Keeps nothing; the pool does.
+//! A new connection to one address of an upstream: dialled, then spoken HTTP on. Keeps nothing; the pool does.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::client::conn::http1;
@@ -8,28 +9,32 @@ use tokio::time::timeout;
 
 use super::UpstreamError;
 use super::gather::UpstreamIo;
+use super::heard::Heard;
 use super::pool::Connection;
+use super::socket::Socket;
 use crate::config::model::{Endpoint, Upstream};
 use crate::wire::http1::{Exchange, MAX_HEAD};
 
-/// Within `connect_timeout`.
-pub(super) async fn connect(upstream: &Upstream, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
-    let stream = match timeout(upstream.connect_timeout, TcpStream::connect(&*endpoint.authority)).await {
+/// Within `connect_timeout`. `address` is one of the endpoint's.
+pub(super) async fn connect(
+    upstream: &Upstream,
+    _endpoint: &Endpoint,
+    address: SocketAddr,
+) -> Result<Connection, UpstreamError> {
+    let stream = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::debug!(upstream = %upstream.name, %error, "no connection");
+            tracing::debug!(upstream = %upstream.name, %address, %error, "no connection");
             return Err(UpstreamError::Unreachable);
         }
         Err(_elapsed) => return Err(UpstreamError::Unreachable),
     };
     let _ = stream.set_nodelay(true);
-    let exchange = Arc::<Exchange>::default();
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .handshake(UpstreamIo::new(stream, exchange.clone()))
-        .await
-        .map_err(|_| UpstreamError::Unreachable)?;
+    let (exchange, heard) = (Arc::<Exchange>::default(), Heard::default());
+    let io = UpstreamIo::new(Socket::plain(stream, Vec::new()), exchange.clone(), heard.clone());
+    let (sender, connection) =
+        http1::Builder::new().max_buf_size(MAX_HEAD).handshake(io).await.map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
     let task = tokio::spawn(connection).abort_handle();
-    Ok(Connection { sender, task, exchange })
+    Ok(Connection { sender, task, heard, exchange })
 }

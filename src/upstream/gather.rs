@@ -13,8 +13,9 @@ use arrayvec::ArrayVec;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::heard::Heard;
+use super::socket::Socket;
 use crate::wire::http1::{Answers, Exchange, Gate};
 
 /// Up to this size slices are copied together.
@@ -39,18 +40,19 @@ pub fn poll_write_gathered(
 
 /// The socket to an upstream. Lets only pass what is beyond doubt and was asked for ([`crate::wire::http1`]).
 pub(super) struct UpstreamIo {
-    stream: TcpStream,
+    stream: Socket,
     gate: Gate<Answers>,
     exchange: Arc<Exchange>,
+    heard: Heard,
 }
 
 impl UpstreamIo {
-    /// Around a new connection; `exchange` is told of each request before it is written.
-    pub(super) fn new(stream: TcpStream, exchange: Arc<Exchange>) -> Self {
-        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange }
+    /// Around a new connection; `exchange` is told of each request before it is written, `heard` of what comes.
+    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard) -> Self {
+        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange, heard }
     }
 
-    fn socket(&mut self) -> TokioIo<&mut TcpStream> {
+    fn socket(&mut self) -> TokioIo<&mut Socket> {
         TokioIo::new(&mut self.stream)
     }
 }
@@ -60,7 +62,7 @@ struct Sifted<'a>(&'a mut UpstreamIo);
 
 impl AsyncRead for Sifted<'_> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let UpstreamIo { stream, gate, .. } = &mut *self.get_mut().0;
+        let UpstreamIo { stream, gate, heard, .. } = &mut *self.get_mut().0;
         loop {
             if gate.hand_over(|ready| put(ready, buf)) {
                 return Poll::Ready(Ok(()));
@@ -70,6 +72,7 @@ impl AsyncRead for Sifted<'_> {
             }
             let before = buf.filled().len();
             ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
+            heard.note();
             let fresh = &buf.filled()[before..];
             if fresh.is_empty() {
                 return Poll::Ready(Ok(()));

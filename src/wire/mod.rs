@@ -2,7 +2,9 @@
 //!
 //! Pure: octets in, verdicts out. Knows no socket, no route and no key.
 
+pub mod frames;
 mod host;
+pub mod hpack;
 pub mod http1;
 
 pub use host::is_host;

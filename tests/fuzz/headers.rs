@@ -60,6 +60,7 @@ fn a_client_can_neither_forge_nor_remove_what_the_gateway_says() {
         let origin = Origin {
             client: &client,
             forwarded: Some(HeaderValue::from_static("for=192.0.2.1")),
+            secure: false,
             version: Version::HTTP_11,
             request_id: HeaderValue::from_static("ours"),
             traceparent: HeaderValue::from_static("00-ours"),

@@ -10,7 +10,9 @@
 
 mod boundary;
 mod check_cli;
+mod cors;
 mod decision;
+mod drain;
 mod faults;
 mod fleet;
 mod forwarding;
@@ -18,6 +20,7 @@ mod h1_answers;
 mod h1_idle;
 mod h1_requests;
 mod headers;
+mod http2;
 mod layers;
 mod lifecycle;
 mod management;
@@ -35,7 +38,9 @@ mod redis_revocation;
 mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
+mod reload;
 mod resources;
+mod retries;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
@@ -43,4 +48,7 @@ mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod take_over;
+mod tls;
+mod upstreams;
 mod usage;

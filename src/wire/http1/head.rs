@@ -81,7 +81,8 @@ impl Head {
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrades = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.length.replace(length(value)?).is_some() {
+                let before = self.length.replace(length(value)?);
+                if before.is_some() {
                     return Err(Fault::Malformed("More than one Content-Length"));
                 }
             }

@@ -18,10 +18,9 @@ use super::body::{Progress, RequestBody, UpstreamBody, deadline};
 use super::cluster::{Cluster, Clusters, Place};
 use super::connect::connect;
 use super::dns;
-use super::heard::Heard;
 use super::interim::Interims;
 use super::peer::UnderWay;
-use super::pool::{Connection, Lease, Pool};
+use super::pool::{Lease, Pool};
 use crate::config::model::{Host, Upstream};
 use crate::policy::retry::{self, Budget, Failure};
 use crate::policy::route::UpstreamId;
@@ -199,7 +198,7 @@ impl Upstreams {
             };
             lease.heard().reset();
             lease.interims().begin();
-            let answer = lease.sender().try_send_request(request);
+            let answer = lease.send(request);
             let answer = match wait_for_head(answer, lease.interims(), sending.progress, sending.limits).await {
                 Ok(answer) => answer,
                 Err(error) => return failed(error, Failure::Final, None),
@@ -216,7 +215,11 @@ impl Upstreams {
                 Ok(response) => {
                     lease.counted = (under_way.take(), place.take());
                     let (idle, progress) = (sending.limits.idle, sending.progress.cloned());
-                    return Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)));
+                    let (head, incoming) = response.into_parts();
+                    return match UpstreamBody::new(incoming, idle, lease, progress) {
+                        Ok(body) => Ok(Response::from_parts(head, body)),
+                        Err(_) => failed(UpstreamError::Malformed, Failure::Final, None),
+                    };
                 }
                 Err(lost) => lost,
             };
@@ -253,12 +256,11 @@ impl Upstreams {
 
     async fn connect(&self, pool: &Arc<Pool>, sending: &Sending<'_>) -> Result<Lease, UpstreamError> {
         let (config, peer) = (&self.targets[sending.id.0].cluster.config, pool.peer());
-        let (heard, interims) = (Heard::default(), Interims::default());
         let end = deadline(sending.limits.since, sending.limits.response);
-        let connected = timeout_at(end, connect(config, &peer.endpoint, peer.address, &heard, &interims)).await;
-        let (sender, task) = connected.map_err(|_elapsed| UpstreamError::Timeout)??;
+        let connected = timeout_at(end, connect(config, &peer.endpoint, peer.address)).await;
+        let connection = connected.map_err(|_elapsed| UpstreamError::Timeout)??;
         self.targets[sending.id.0].cluster.metrics.connects.increment(1);
-        Ok(pool.lease(Connection { sender, task, heard, interims }))
+        Ok(pool.lease(connection))
     }
 
     /// Closes connections that have been idle too long, and lets the budgets forget. The worker's sweep.

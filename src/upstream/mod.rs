@@ -23,7 +23,7 @@ pub use aside::Aside;
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody, deadline};
 pub use cluster::Clusters;
 pub use forward::{Forwarding, Upstreams};
-pub use gather::poll_write_gathered;
+pub use gather::{poll_write_gathered, put};
 pub use socket::Socket;
 pub use upgrade::{Switched, switch};
 

@@ -16,6 +16,8 @@ mod drain;
 mod faults;
 mod fleet;
 mod forwarding;
+mod h1_answers;
+mod h1_idle;
 mod h1_requests;
 mod headers;
 mod http2;

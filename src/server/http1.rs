@@ -52,14 +52,18 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut io: ClientIo, conn: Arc<Con
         if let Some(ended) = ended {
             return ended;
         }
-        let rest = connection.into_parts();
-        if !rest.read_buf.is_empty() {
-            // Cannot be, between two requests. Whatever it is, it is not the beginning of one.
-            return Ok(());
-        }
-        io = rest.io;
+        io = {
+            let parts = connection.into_parts();
+            if !parts.read_buf.is_empty() {
+                // Cannot be, between two requests. Whatever it is, it is not the beginning of one.
+                return Ok(());
+            }
+            // The empty buffer goes here, before the wait.
+            parts.io
+        };
+        conn.rests(true);
         poll_fn(|cx| io.poll_arrival(cx)).await;
-        conn.rested();
+        conn.rests(false);
     }
 }
 

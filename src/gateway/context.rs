@@ -61,6 +61,8 @@ pub struct ConnInfo {
     gate: AtomicU8,
     answered: AtomicU64,
     /// It has been idle for a moment: it is to give up what it needs only while it serves.
+    to_rest: AtomicBool,
+    /// It has done so.
     resting: AtomicBool,
     /// The connection is to be woken when the request that is being served has ended.
     waits: AtomicBool,
@@ -109,6 +111,7 @@ impl ConnInfo {
             waker: OnceLock::new(),
             refused: OnceLock::new(),
             gate: AtomicU8::new(BETWEEN),
+            to_rest: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             answered: AtomicU64::new(0),
             waits: AtomicBool::new(false),
@@ -278,26 +281,28 @@ impl ConnInfo {
         self.gate.store(if between { BETWEEN } else { u8::from(in_head) * IN_HEAD }, Ordering::Relaxed);
     }
 
-    /// Asks an idle connection to give up its buffers until octets come.
+    /// Asks an idle connection to give up its buffers until octets come; again and again, for one may not be able to yet.
     pub fn rest(&self) {
-        if !self.resting.swap(true, Ordering::Relaxed) {
+        if !self.resting.load(Ordering::Relaxed) {
+            self.to_rest.store(true, Ordering::Relaxed);
             self.wake();
         }
     }
 
+    /// Whether it waits as a bare socket.
+    pub fn rests(&self, resting: bool) {
+        self.to_rest.store(false, Ordering::Relaxed);
+        self.resting.store(resting, Ordering::Relaxed);
+    }
+
     /// Since when it has been idle, if [`Self::rest`] was called and nothing is under way: no request, no octets, no write.
     pub fn rests_since(&self) -> Option<Mono> {
-        if !self.resting.load(Ordering::Relaxed) {
+        if !self.to_rest.load(Ordering::Relaxed) {
             return None;
         }
         let (phase, since) = self.phase();
         let quiet = self.stalled.load(Ordering::Relaxed) == 0 && self.gate.load(Ordering::Relaxed) == BETWEEN;
         (phase == Phase::Idle && quiet).then_some(since)
-    }
-
-    /// Octets came after a rest.
-    pub fn rested(&self) {
-        self.resting.store(false, Ordering::Relaxed);
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a

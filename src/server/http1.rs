@@ -71,8 +71,11 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut io: ClientIo, conn: Arc<Con
             // Cannot be, between two requests. Whatever it is, it is not the beginning of one.
             return Ok(());
         }
+        // The empty buffer goes before the wait.
+        drop(read_buf);
+        conn.rests(true);
         poll_fn(|cx| io.poll_arrival(cx)).await;
-        conn.rested();
+        conn.rests(false);
     }
 }
 

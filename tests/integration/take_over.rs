@@ -98,7 +98,9 @@ fn while_the_old_one_drains_both_are_waited_for_and_afterwards_the_name_is_the_u
         gateway.request("DELETE", &path).bearer(&manager).send().expect_status(200).json()["acknowledged"].clone()
     };
     assert_eq!(delete(&new), json!({"replicas": 2, "of": 2, "unreachable": []}));
+    assert!(!new.process.stderr().contains("has ended"), "{}", new.process.stderr());
     assert_eq!(slow.take(2).unwrap(), b"ok");
+    eventually("the news of it", SOON, || new.process.stderr().contains("the process before this one has ended"));
     eventually("the end of the first one", SOON, || stand.gateway.process.stderr().contains("stopped"));
     assert_eq!(delete(&new), json!({"replicas": 1, "of": 1, "unreachable": []}));
 
@@ -120,6 +122,7 @@ fn the_usage_journal_is_taken_up_when_the_old_process_has_ended_and_nothing_is_l
     let new = successor(&stand, "new", &[]);
     eventually("the end of the first one", SOON, || stand.gateway.process.stderr().contains("stopped"));
     eventually("the journal", SOON, || new.metric("gateway_usage_journal_failing", "") == Some(0.0));
+    assert!(!new.process.stderr().contains("waiting for it"), "{}", new.process.stderr());
     let shots = load.stop();
     assert_eq!(statuses(&shots), [(200, shots.len())]);
     // Killed with a journal: what was not in the store is sent by the next one.
@@ -148,7 +151,7 @@ fn one_that_cannot_start_leaves_the_old_one_as_it_was() {
         stand.get("/echo/x").bearer(&key).send().expect_status(200);
     }
     stand.gateway.admin("/readyz").expect_status(200);
-    drop(successor(&stand, "good", &[]));
+    let _good = successor(&stand, "good", &[]);
     eventually("the end of the first one", SOON, || stand.gateway.process.stderr().contains("stopped"));
 }
 

@@ -148,7 +148,9 @@ impl ConnInfo {
             None => {
                 let value = make()?;
                 // Whoever comes second finds the first one's: either will do.
-                let _ = self.forwarded.set((host.clone(), value.clone()));
+                // A copy: the field itself would hold on to the whole buffer that its head was read into.
+                let own = HeaderValue::from_bytes(host.as_bytes()).ok()?;
+                let _ = self.forwarded.set((own, value.clone()));
                 Some(value)
             }
         }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{Authenticator, Front, StoreUnavailable, Tag};
+use crate::config::model::Config;
 use crate::policy::access::{Grant, KeyProfile};
 use crate::policy::credential::KeyHash;
 use crate::policy::key::Timestamp;
@@ -77,6 +78,8 @@ impl Watchers {
 /// A place among the watchers; given up when dropped.
 pub struct KeyWatch {
     auth: Arc<Authenticator>,
+    /// The one of the request, from its start to its end.
+    config: Arc<Config>,
     hash: KeyHash,
     tags: [Tag; 2],
     id: u64,
@@ -85,7 +88,7 @@ pub struct KeyWatch {
 
 impl Authenticator {
     /// Watches the key with this secret.
-    pub fn watch(self: &Arc<Self>, hash: KeyHash, profile: &KeyProfile) -> KeyWatch {
+    pub fn watch(self: &Arc<Self>, hash: KeyHash, profile: &KeyProfile, config: &Arc<Config>) -> KeyWatch {
         let tags = [Tag::Key(profile.record.id.clone()), Tag::Account(profile.record.account_id.clone())];
         let told = Arc::new(Notify::new());
         let mut registry = self.watchers.lock();
@@ -95,7 +98,7 @@ impl Authenticator {
             registry.by_tag.entry(tag.clone()).or_default().insert(id, told.clone());
         }
         drop(registry);
-        KeyWatch { auth: self.clone(), hash, tags, id, told }
+        KeyWatch { auth: self.clone(), config: config.clone(), hash, tags, id, told }
     }
 }
 
@@ -114,16 +117,16 @@ impl KeyWatch {
 
     /// How long the grant may be relied on without another look.
     async fn look(&self, grant: &Grant, front: &Front) -> Result<Duration, Ended> {
-        let auth = &self.auth;
-        match auth.look_up(self.hash, front).await {
+        let Self { auth, config, .. } = self;
+        match auth.look_up(self.hash, front, config).await {
             Ok(Some(profile)) => {
                 let (now, expiry) = (auth.clock.wall(), profile.expires_at());
                 grant.renew(profile, now).map_err(Ended::Rejected)?;
                 let left = expiry.map_or(Duration::MAX, |at| until(now, at).max(A_MOMENT));
-                Ok(left.min(auth.config.cache.recheck_without_push))
+                Ok(left.min(config.cache.recheck_without_push))
             }
             Ok(None) => Err(Ended::Rejected(Rejection::InvalidKey)),
-            Err(StoreUnavailable) if auth.may_serve_without_store(auth.clock.mono()) => Ok(AGAIN),
+            Err(StoreUnavailable) if auth.may_serve_without_store(auth.clock.mono(), config) => Ok(AGAIN),
             Err(StoreUnavailable) => Err(Ended::StoreUnavailable),
         }
     }

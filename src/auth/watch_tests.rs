@@ -18,7 +18,7 @@ use crate::store::{FeedItem, Revision};
 /// A tunnel of this key, and after what time it ended.
 async fn watch(f: &Fixture) -> JoinHandle<(Ended, Duration)> {
     let profile = f.look_up(f.hash).await.unwrap().unwrap();
-    let (watch, grant, front) = (f.auth.watch(f.hash, &profile), grant(f, profile), f.front.clone());
+    let (watch, grant, front) = (f.auth.watch(f.hash, &profile, &f.config), grant(f, profile), f.front.clone());
     let watching = tokio::spawn(async move {
         let begun = Instant::now();
         (watch.ended(&grant, &front).await, begun.elapsed())
@@ -28,7 +28,7 @@ async fn watch(f: &Fixture) -> JoinHandle<(Ended, Duration)> {
 }
 
 fn grant(f: &Fixture, profile: Arc<KeyProfile>) -> Grant {
-    let found = f.auth.config.routes.find(&HttpMethod::GET, &RequestPath::parse("/").unwrap()).unwrap();
+    let found = f.config.routes.find(&HttpMethod::GET, &RequestPath::parse("/").unwrap()).unwrap();
     let key = Authenticated::check(profile, f.auth.clock.wall()).unwrap();
     let scoped = key.check_scope(&found.route.access.clone()).unwrap();
     scoped.check_resources(found, Values::default()).unwrap()
@@ -77,7 +77,7 @@ async fn a_deletion_between_the_check_and_the_watch_is_noticed_at_once() {
     let grant = grant(&f, profile.clone());
     let change = f.delete().await;
     f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
-    assert_eq!(f.auth.watch(f.hash, &profile).ended(&grant, &f.front).await, deleted());
+    assert_eq!(f.auth.watch(f.hash, &profile, &f.config).ended(&grant, &f.front).await, deleted());
 }
 
 #[tokio::test(start_paused = true)]

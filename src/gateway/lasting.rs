@@ -21,11 +21,12 @@ pub(crate) type Revoked = Pin<Box<dyn Future<Output = Ended> + Send>>;
 pub(super) fn watch(record: &RequestRecord, after: Duration) -> Option<Revoked> {
     let (grant, hash) = (record.permit.as_ref()?.grant().clone(), record.secret?);
     let (profile, auth) = (grant.profile()?.clone(), record.shared().auth.clone());
+    let config = record.config().clone();
     Some(Box::pin(async move {
         if !after.is_zero() {
             sleep(after).await;
         }
-        auth.watch(hash, &profile).ended(&grant, &Front::default()).await
+        auth.watch(hash, &profile, &config).ended(&grant, &Front::default()).await
     }))
 }
 

@@ -13,7 +13,7 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
     WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -181,6 +181,15 @@ pub fn render(
     problem_response(&problem, &error.violated(), record, headers)
 }
 
+/// The answer to a CORS preflight, but for the fields that every answer gets (`policy::cors`).
+pub fn preflight(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord) -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::Own(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    refuse_body(conn, inbound, false, response.headers_mut());
+    response.headers_mut().insert(X_REQUEST_ID, record.request_id.to_value());
+    response
+}
+
 fn insert(headers: &mut HeaderMap, name: http::HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);
@@ -237,6 +246,10 @@ const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
 /// `must_close`: nothing more may be read of the connection, or a body was begun to be forwarded and will not be ended.
 fn refuse_body(conn: &ConnInfo, inbound: &mut Inbound, must_close: bool, headers: &mut HeaderMap) {
     let body = inbound.body.take().filter(|body| !body.is_end_stream());
+    if inbound.head.version == Version::HTTP_2 {
+        // Dropped unread: the library ends the stream in both directions, and the connection serves on.
+        return;
+    }
     if body.is_none() && !must_close {
         return;
     }
@@ -275,6 +288,12 @@ impl GatewayError {
                 "overloaded",
                 "Gateway overloaded",
                 "Too many request bodies are being inspected. Try again shortly.",
+            ),
+            Self::Upstream(UpstreamError::Busy) => own(
+                503,
+                "upstream_unavailable",
+                "Upstream busy",
+                "The backend has as many requests as it may have at a time. Try again shortly.",
             ),
             Self::Upstream(UpstreamError::Unreachable) => {
                 own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend.")
@@ -316,7 +335,7 @@ impl GatewayError {
     /// `Retry-After`, for the 503s.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::StoreUnavailable | Self::Overloaded => Some(1),
+            Self::StoreUnavailable | Self::Overloaded | Self::Upstream(UpstreamError::Busy) => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,
         }

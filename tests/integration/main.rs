@@ -10,11 +10,15 @@
 
 mod boundary;
 mod check_cli;
+mod cors;
 mod decision;
+mod drain;
 mod faults;
 mod fleet;
 mod forwarding;
+mod h1_requests;
 mod headers;
+mod http2;
 mod interim;
 mod lasting;
 mod layers;
@@ -34,7 +38,9 @@ mod redis_revocation;
 mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
+mod reload;
 mod resources;
+mod retries;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
@@ -42,5 +48,8 @@ mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod take_over;
+mod tls;
 mod upgrades;
+mod upstreams;
 mod usage;

@@ -1,13 +1,16 @@
 //! From the tree to the model, section by section; every section reports its own mistakes and none stops another.
 
 mod access;
+mod cors;
 mod edge;
 mod limits;
 mod plans;
 mod reader;
+mod rewriting;
 mod routes;
 mod store;
 mod suite;
+mod tls;
 mod unbuilt;
 mod units;
 mod upstreams;
@@ -76,14 +79,16 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     };
     refuse_unbuilt(&root);
     // Read all sections before the first `?`: every mistake at once.
-    let listen =
-        root.require("listen", "add listen: { public: { address: 127.0.0.1:8080 } }").and_then(|v| edge::listen(&v));
+    let listen = root
+        .require("listen", "add listen: { public: { address: 127.0.0.1:8080 } }")
+        .and_then(|v| edge::listen(&v, file));
     let store =
         root.require("store", "add store: { url: \"sqlite:data/gateway.db\" }").and_then(|v| store::store(&v, file));
     let cache = edge::cache(root.get("cache").as_ref());
+    let cors = cors::cors(&root);
     let (quota, scopes) = (plans::quota(&root), plans::scopes(root.get("scopes").as_ref()));
     let upstreams = root.require("upstreams", "add upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }");
-    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value));
+    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value, file));
     let environments = upstreams::environments(&root, upstreams.as_deref().unwrap_or_default());
     let management = edge::management(root.get("management").as_ref());
     let routes = root.require("routes", "add routes: with one entry for each path to forward");
@@ -103,6 +108,8 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let (key_shape, log) = (limits::keys(root.get("keys").as_ref()), limits::log(&root));
     let config = Config {
         source: file.to_owned(),
+        digest: [0; 32],
+        revision: 0,
         workers,
         listen: listen?,
         store: store?,
@@ -112,6 +119,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
         quota: quota?,
         scopes,
         management,
+        cors,
         limits,
         timeouts,
         drain,
@@ -137,7 +145,7 @@ const LOG_LEVELS: &[(&str, tracing::Level)] = &[
 fn refuse_unbuilt(root: &Map<'_>) {
     root.get("version")
         .and_then(|value| value.parse("1, the only version", "write version: 1", |text| (text == "1").then_some(())));
-    for (name, shape) in [("cors", unbuilt::CORS), ("include", unbuilt::TEXTS), ("tracing", unbuilt::TRACING)] {
+    for (name, shape) in [("include", unbuilt::TEXTS), ("tracing", unbuilt::TRACING)] {
         if let Some(value) = root.get(name) {
             unbuilt::refuse::<()>(&value, &shape);
         }

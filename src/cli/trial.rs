@@ -164,8 +164,8 @@ impl Trial<'_> {
         match authenticated.profile() {
             Some(profile) => {
                 let (id, account, plan) = (&profile.record.id, &profile.record.account_id, &profile.plan);
-                let limited = profile.record.allowed_addresses.is_some();
-                let from = limited.then(|| format!(", from {}", self.client_of(profile))).unwrap_or_default();
+                let limited = profile.record.allowed_addresses.as_ref();
+                let from = limited.map_or_else(String::new, |_| format!(", from {}", self.client_of(profile)));
                 format!("{id} of account {account}, plan {plan}, in force{from}")
             }
             None if self.key.is_some() => "not looked at: the route is public".to_owned(),

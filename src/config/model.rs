@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
+use rustls::pki_types::ServerName;
+
 use super::redis_url::RedisUrl;
 use crate::policy::cors::Cors;
 use crate::policy::credential::KeyShape;
@@ -20,6 +24,10 @@ use crate::policy::scope::ScopeCatalog;
 pub struct Config {
     /// The file it came from.
     pub source: PathBuf,
+    /// BLAKE3 of the text it was compiled from.
+    pub digest: [u8; 32],
+    /// Counts the reloads of this process: what was worked out under one number is worked out anew under another.
+    pub revision: u64,
     /// Threads that serve; each has its own listener and upstream pool.
     pub workers: usize,
     /// Where it listens.
@@ -61,12 +69,41 @@ pub struct Config {
 }
 
 /// Where the gateway listens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// For clients.
     pub public: SocketAddr,
+    /// How they are spoken to there; `None`: without TLS.
+    pub tls: Option<ListenTls>,
     /// For operators: /livez /readyz /metrics.
     pub admin: SocketAddr,
+}
+
+/// `listen.public.tls`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// One at least; the first is shown to whoever asks for no name that another has.
+    pub certificates: Vec<ServerCertificate>,
+    /// Who must have signed the certificate of every client; `None`: none is asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate and the names it is shown for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerCertificate {
+    /// Names in lower case; `*.` stands for one label.
+    pub names: Vec<String>,
+    /// Where it is.
+    pub files: CertificateFiles,
+}
+
+/// Where a certificate chain and its key are, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the own certificate first.
+    pub certificate: PathBuf,
+    /// The key of the first.
+    pub private_key: PathBuf,
 }
 
 impl Config {
@@ -75,10 +112,15 @@ impl Config {
     pub fn cached_keys_are_served_for(&self) -> Duration {
         self.store.serve_cached_keys_for.max(self.cache.recheck_without_push)
     }
+
+    /// How long a known key stays in the cache: past its TTL, so that an outage of the store can be bridged.
+    pub fn known_keys_are_kept_for(&self) -> Duration {
+        self.cache.ttl + self.store.serve_cached_keys_for
+    }
 }
 
 /// Which store, and what to do without it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
     /// Which backend.
     pub url: StoreUrl,
@@ -155,7 +197,7 @@ pub enum OutageQuota {
 }
 
 /// The key cache.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheConfig {
     /// Entries at most.
     pub capacity: u64,
@@ -168,14 +210,47 @@ pub struct CacheConfig {
 }
 
 /// A backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Its name in the file; bounded, so fit for logs and metrics.
     pub name: Arc<str>,
-    /// Where it is; one at least.
+    /// Where it is; one at least, and one at least with a weight.
     pub endpoints: Vec<Endpoint>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
+    /// Whether HTTP/2 is spoken to it.
+    pub http2: bool,
+    /// How its https endpoints are met.
+    pub tls: UpstreamTls,
+    /// How often names of endpoints are looked up again.
+    pub dns_refresh: Duration,
+    /// Which `Host` it sees.
+    pub host: Host,
+    /// Leading segments that it does not see, decoded.
+    pub strip_prefix: Vec<String>,
+    /// What its paths begin with, as it goes over the wire; empty, or `/` and more.
+    pub add_prefix: String,
+    /// Fields that it gets with every request.
+    pub set_headers: Vec<(HeaderName, Secret)>,
+    /// Whether endpoints are asked how they are.
+    pub health_check: Option<HealthCheck>,
+    /// When an endpoint gets no requests for a while; `None`: never.
+    pub outlier: Option<Outlier>,
+    /// When a request is sent again.
+    pub retries: Retries,
+    /// Requests in flight at most.
+    pub max_requests: Option<u32>,
+}
+
+/// `upstreams.X.tls`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Who must have signed its certificate; `None`: one of the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// The name that its certificate must have; `None`: the host of the endpoint.
+    pub server_name: Option<ServerName<'static>>,
+    /// By what the gateway identifies itself.
+    pub client: Option<CertificateFiles>,
 }
 
 /// One place of a backend.
@@ -183,10 +258,52 @@ pub struct Upstream {
 pub struct Endpoint {
     /// `host:port`, the port always there.
     pub authority: Arc<str>,
+    /// Whether it is an https endpoint.
+    pub encrypted: bool,
+    /// Its share of the requests; 0: none at all.
+    pub weight: u32,
+}
+
+/// `host`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// The client's.
+    Preserve,
+    /// The endpoint's own.
+    Upstream,
+    /// This one.
+    Name(HeaderValue),
+}
+
+/// `health_check`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for.
+    pub path: PathAndQuery,
+    /// How often.
+    pub interval: Duration,
+}
+
+/// `outlier`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outlier {
+    /// So many failures in a row.
+    pub failures: u32,
+    /// Put an endpoint aside for so long.
+    pub eject_for: Duration,
+}
+
+/// `retries`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retries {
+    /// Tries after the first one.
+    pub attempts: u32,
+    /// Retries in a hundred requests.
+    pub budget: u8,
 }
 
 /// Which backend serves which kind of key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Environments {
     /// For `sm_live_` keys and requests without a key.
     pub live: UpstreamId,
@@ -205,7 +322,7 @@ impl Environments {
 }
 
 /// Plans, and what they are charged to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
     /// By name, in the order of the file.
     pub plans: Vec<(Arc<str>, Plan)>,
@@ -276,7 +393,7 @@ impl Quota {
 pub const CLIENT_MANAGEMENT_PATH: &str = "/api/v1/me/apikeys";
 
 /// The management API.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Management {
     /// `/api/v1/api-keys`
     pub base_path: String,
@@ -285,7 +402,7 @@ pub struct Management {
 }
 
 /// Size limits of a message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at most.
     pub connections: usize,
@@ -306,7 +423,7 @@ pub struct Limits {
 }
 
 /// Time limits of an exchange.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first byte to the end of the head.
     pub header: Duration,
@@ -316,12 +433,14 @@ pub struct Timeouts {
     pub response: Duration,
     /// Between bytes of the response.
     pub idle: Duration,
+    /// A TLS handshake with a client.
+    pub handshake: Duration,
     /// An idle client connection.
     pub keepalive: Duration,
 }
 
 /// What SIGTERM does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
     /// Not ready, but still accepting, for this long.
     pub delay: Duration,
@@ -330,7 +449,7 @@ pub struct Drain {
 }
 
 /// Usage counting.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageConfig {
     /// How often counters are written.
     pub flush: Duration,

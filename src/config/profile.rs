@@ -20,8 +20,18 @@ impl Config {
             InFlightLimit { account, most }
         });
         let identity = identity(&record, &plan);
-        let limits = limits.windows;
-        KeyProfile { record, account, plan, limits, in_flight, grants, subject, secret_expires_at, identity }
+        KeyProfile {
+            revision: self.revision,
+            record,
+            account,
+            plan,
+            limits: limits.windows,
+            in_flight,
+            grants,
+            subject,
+            secret_expires_at,
+            identity,
+        }
     }
 
     fn subject(&self, record: &KeyRecord) -> Subject {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -201,6 +201,10 @@ const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
 /// `must_close`: nothing more may be read of the connection, or a body was begun to be forwarded and will not be ended.
 fn refuse_body(conn: &ConnInfo, inbound: &mut Inbound, must_close: bool, headers: &mut HeaderMap) {
     let body = inbound.body.take().filter(|body| !body.is_end_stream());
+    if inbound.head.version == Version::HTTP_2 {
+        // Dropped unread: the library ends the stream in both directions, and the connection serves on.
+        return;
+    }
     if body.is_none() && !must_close {
         return;
     }
@@ -239,6 +243,12 @@ impl GatewayError {
                 "overloaded",
                 "Gateway overloaded",
                 "Too many request bodies are being inspected. Try again shortly.",
+            ),
+            Self::Upstream(UpstreamError::Busy) => own(
+                503,
+                "upstream_unavailable",
+                "Upstream busy",
+                "The backend has as many requests as it may have at a time. Try again shortly.",
             ),
             Self::Upstream(UpstreamError::Unreachable) => {
                 own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend.")
@@ -280,7 +290,10 @@ impl GatewayError {
     /// `Retry-After`, where no window says when.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::StoreUnavailable | Self::Overloaded | Self::Rejected(Rejection::TooManyConcurrent(..)) => Some(1),
+            Self::StoreUnavailable
+            | Self::Overloaded
+            | Self::Upstream(UpstreamError::Busy)
+            | Self::Rejected(Rejection::TooManyConcurrent(..)) => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,
         }

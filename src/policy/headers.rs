@@ -4,8 +4,8 @@
 //! field that the gateway sets. Works on `http` types; knows no connection and no clock.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 
@@ -75,6 +75,30 @@ fn is_forgeable(name: &str) -> bool {
     name.contains('_') && TWINS.iter().any(|ours| same(ours, name))
 }
 
+/// Whether an operator may have this field set on the way to an upstream: not what frames a message, concerns one connection or
+/// is the gateway's own word.
+pub fn is_settable(name: &HeaderName) -> bool {
+    const NEVER: [HeaderName; 9] =
+        [CONTENT_LENGTH, CONTENT_ENCODING, HOST, TRAILER, EXPECT, TRACEPARENT, VIA, RATELIMIT, RATELIMIT_POLICY];
+    let is_of_families = is_of(&OURS, name.as_str()) || is_of(&FORWARDING, name.as_str());
+    let is_named = NEVER.iter().chain(&HOP_BY_HOP).any(|known| is_twin(known, name));
+    !is_of_families && !is_named && !FORGEABLE.iter().any(|known| same(known, name.as_str()))
+}
+
+/// Whether two names are one for a backend that cannot tell `_` from `-`.
+pub fn is_twin(a: &HeaderName, b: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain))
+}
+
+/// Sets what an operator wants an upstream to get; the client's own fields of these names are removed.
+pub fn set(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
+    retain(headers, |name| !fields.iter().any(|(ours, _)| is_twin(ours, name)));
+    for (name, value) in fields {
+        headers.insert(name, value.clone());
+    }
+}
+
 /// Whether a trailer of this name may pass: none that frames, routes, identifies or authenticates (RFC 9110 section 6.5.1).
 fn may_trail(name: &HeaderName) -> bool {
     !is_forgeable(name.as_str())
@@ -136,6 +160,8 @@ pub struct Origin<'a> {
     pub client: &'a HeaderValue,
     /// [`forwarded`] for this client and host; `None` when no Host came.
     pub forwarded: Option<HeaderValue>,
+    /// Whether the client's connection is encrypted.
+    pub secure: bool,
     /// Version the client spoke.
     pub version: Version,
     /// This request.
@@ -188,15 +214,20 @@ pub fn for_upstream(
         headers.insert(FORWARDED, forwarded);
     }
     headers.insert(X_FORWARDED_FOR, origin.client.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(origin.secure)));
     headers.append(VIA, via(origin.version));
     headers.insert(X_REQUEST_ID, origin.request_id);
     headers.insert(TRACEPARENT, origin.traceparent);
 }
 
 /// `Forwarded` (RFC 7239 section 4): who asked, how, for which host. `node` is the client as section 6 writes it.
-pub fn forwarded(node: &str, host: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("for={node};proto=http;host=\"{}\"", host.to_str().ok()?)).ok()
+pub fn forwarded(node: &str, secure: bool, host: &HeaderValue) -> Option<HeaderValue> {
+    let (proto, host) = (scheme(secure), host.to_str().ok()?);
+    HeaderValue::try_from(format!("for={node};proto={proto};host=\"{host}\"")).ok()
+}
+
+const fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
 }
 
 /// `Via` with the version that was received (RFC 9110 section 7.6.3).
@@ -333,7 +364,8 @@ mod tests {
     fn origin(client: &HeaderValue) -> Origin<'_> {
         Origin {
             client,
-            forwarded: forwarded("192.0.2.1", &HeaderValue::from_static("api.example")),
+            secure: false,
+            forwarded: forwarded("192.0.2.1", false, &HeaderValue::from_static("api.example")),
             version: Version::HTTP_11,
             request_id: HeaderValue::from_static("ours"),
             traceparent: HeaderValue::from_static("00-t-s-01"),

@@ -6,8 +6,13 @@
 mod client_io;
 mod connection;
 mod http1;
+mod http2;
+mod http2_io;
 mod listener;
+pub mod take_over;
+mod tls;
 mod worker;
 
 pub use listener::{BindError, Listeners};
-pub use worker::{Drain, Workers};
+pub use tls::{FrontTls, Refreshed, TlsError};
+pub use worker::{Drain, Stage, Workers};

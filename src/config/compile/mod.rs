@@ -6,9 +6,11 @@ mod edge;
 mod limits;
 mod plans;
 mod reader;
+mod rewriting;
 mod routes;
 mod store;
 mod suite;
+mod tls;
 mod unbuilt;
 mod units;
 mod upstreams;
@@ -77,15 +79,16 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     };
     refuse_unbuilt(&root);
     // Read all sections before the first `?`: every mistake at once.
-    let listen =
-        root.require("listen", "add listen: { public: { address: 127.0.0.1:8080 } }").and_then(|v| edge::listen(&v));
+    let listen = root
+        .require("listen", "add listen: { public: { address: 127.0.0.1:8080 } }")
+        .and_then(|v| edge::listen(&v, file));
     let store =
         root.require("store", "add store: { url: \"sqlite:data/gateway.db\" }").and_then(|v| store::store(&v, file));
     let cache = edge::cache(root.get("cache").as_ref());
     let cors = cors::cors(&root);
     let (quota, scopes) = (plans::quota(&root), plans::scopes(root.get("scopes").as_ref()));
     let upstreams = root.require("upstreams", "add upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }");
-    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value));
+    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value, file));
     let environments = upstreams::environments(&root, upstreams.as_deref().unwrap_or_default());
     let management = edge::management(root.get("management").as_ref());
     let routes = root.require("routes", "add routes: with one entry for each path to forward");
@@ -105,6 +108,8 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let (key_shape, log) = (limits::keys(root.get("keys").as_ref()), limits::log(&root));
     let config = Config {
         source: file.to_owned(),
+        digest: [0; 32],
+        revision: 0,
         workers,
         listen: listen?,
         store: store?,

@@ -10,9 +10,7 @@ use super::reader::Value;
 /// What a member may hold.
 pub(super) enum Shape {
     Text,
-    Count,
     Duration,
-    Percent,
     Rate,
     Address,
     /// `10.0.0.0/8` or one address.
@@ -21,11 +19,7 @@ pub(super) enum Shape {
     Secret,
     OneOf(&'static [(&'static str, ())]),
     List(&'static Shape),
-    /// One, or a list of them.
-    OneOrMore(&'static Shape),
     Members(&'static [(&'static str, Shape)]),
-    /// Members of any name.
-    AnyMembers(&'static Shape),
 }
 
 /// Checks a member, then refuses it.
@@ -39,11 +33,7 @@ impl Shape {
     fn check(&self, value: &Value<'_>) -> Option<()> {
         match self {
             Self::Text => value.text().map(drop),
-            Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
             Self::Duration => value.duration().map(drop),
-            Self::Percent => value.parse("a share", "write a percentage such as 20%", |text| {
-                text.strip_suffix('%')?.trim_end().parse::<u8>().ok().filter(|share| *share <= 100).map(drop)
-            }),
             Self::Rate => value.rate().map(drop),
             Self::Address => value.address().map(drop),
             Self::Network => value.parse("a network", "write ADDRESS/BITS, such as 10.0.0.0/8", network),
@@ -58,8 +48,6 @@ impl Shape {
                 }
                 Some(())
             }
-            Self::OneOrMore(shape) if value.is_sequence() => Self::List(shape).check(value),
-            Self::OneOrMore(shape) => shape.check(value),
             Self::Members(known) => {
                 let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
                 let map = value.mapping(&names)?;
@@ -67,12 +55,6 @@ impl Shape {
                     if let Some(member) = map.get(name) {
                         shape.check(&member);
                     }
-                }
-                Some(())
-            }
-            Self::AnyMembers(shape) => {
-                for (_, _, member) in value.members()? {
-                    shape.check(&member);
                 }
                 Some(())
             }
@@ -86,26 +68,12 @@ fn network(text: &str) -> Option<()> {
     bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
 }
 
-use Shape::{
-    Address, AnyMembers, Count, Duration, List, Members, Network, OneOf, OneOrMore, Percent, Rate, Secret, Text,
-};
+use Shape::{Address, Duration, List, Members, Network, OneOf, Rate, Secret, Text};
 
-pub(super) const LISTEN_TLS: Shape =
-    OneOrMore(&Members(&[("certificate", Text), ("private_key", Secret), ("client_ca", Text), ("sni", List(&Text))]));
 pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
-pub(super) const TEXT: Shape = Text;
-pub(super) const DURATION: Shape = Duration;
-pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
-pub(super) const UPSTREAM_TLS: Shape =
-    Members(&[("ca", Text), ("server_name", Text), ("certificate", Text), ("private_key", Secret)]);
-pub(super) const SET_HEADERS: Shape = AnyMembers(&Secret);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
-pub(super) const HEALTH_CHECK: Shape = Members(&[("path", Text), ("interval", Duration)]);
-pub(super) const OUTLIER: Shape = Members(&[("failures", Count), ("eject_for", Duration)]);
-pub(super) const RETRIES: Shape = Members(&[("attempts", Count), ("budget", Percent)]);
-pub(super) const WEIGHTS: Shape = List(&Count);
 pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);
 pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
 pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));

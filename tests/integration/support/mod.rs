@@ -11,7 +11,9 @@
 
 mod backend;
 mod clock;
+mod flapping;
 mod http;
+pub(crate) mod http2;
 mod key;
 mod load;
 mod long;
@@ -19,9 +21,11 @@ mod process;
 mod request;
 mod stand;
 mod tally;
+mod transport;
 
 pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
+pub(crate) use flapping::Flapping;
 pub(crate) use http::{Connection, Response};
 pub(crate) use key::Key;
 pub(crate) use load::{Load, Running, Shot, count, percentile, statuses};
@@ -30,3 +34,4 @@ pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;
 pub(crate) use stand::{Gateway, Layout, Stand, cli};
 pub(crate) use tally::Tally;
+pub(crate) use transport::{TlsClient, Transport};

@@ -173,12 +173,7 @@ impl Rejection {
                 format!("API key expired on {at}"),
                 format!("The key expired on {at}; create or rotate one in Settings > API Keys."),
             ),
-            Self::AddressNotAllowed(client) => problem(
-                403,
-                "address_not_allowed",
-                "Key not allowed from this address",
-                format!("The key is limited to certain addresses and the request came from {client}."),
-            ),
+            Self::AddressNotAllowed(client) => address_not_allowed(*client),
             Self::InsufficientScope(missing) => missing.problem(),
             Self::ResourceNotAllowed(kind) => problem(
                 403,
@@ -198,12 +193,7 @@ impl Rejection {
                 format!("Rate limit of {} requests per {} reached", state.shown().limit, state.shown().window),
                 format!("Try again in {} s, or ask for a larger plan.", state.retry_after()),
             ),
-            Self::TooManyConcurrent(most, _) => problem(
-                429,
-                "too_many_concurrent",
-                format!("Limit of {most} concurrent requests reached"),
-                "Wait until one of the requests of this account has ended, or ask for a larger plan.",
-            ),
+            Self::TooManyConcurrent(most, _) => too_many_concurrent(*most),
         }
     }
 }
@@ -225,6 +215,24 @@ impl MissingScope {
             )
         }
     }
+}
+
+fn address_not_allowed(client: IpAddr) -> Problem {
+    problem(
+        403,
+        "address_not_allowed",
+        "Key not allowed from this address",
+        format!("The key is limited to certain addresses and the request came from {client}."),
+    )
+}
+
+fn too_many_concurrent(most: u32) -> Problem {
+    problem(
+        429,
+        "too_many_concurrent",
+        format!("Limit of {most} concurrent requests reached"),
+        "Wait until one of the requests of this account has ended, or ask for a larger plan.",
+    )
 }
 
 fn problem(

@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 use super::redis_url::RedisUrl;
 use crate::policy::cors::Cors;
 use crate::policy::credential::KeyShape;
-use crate::policy::key::{Account, Environment, QuotaLimits};
+use crate::policy::key::{Account, Environment, PlanLimits, QuotaLimits};
 use crate::policy::route::{RouteTable, UpstreamId};
 use crate::policy::scope::ScopeCatalog;
 
@@ -327,7 +327,7 @@ pub struct Quota {
     /// By name, in the order of the file.
     pub plans: Vec<(Arc<str>, Plan)>,
     /// The plan of accounts that have none. Never `custom`.
-    pub default_plan: (Arc<str>, QuotaLimits),
+    pub default_plan: (Arc<str>, PlanLimits),
     /// Whose windows are charged.
     pub subject: QuotaSubject,
 }
@@ -336,7 +336,7 @@ pub struct Quota {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
     /// Limits for everybody on the plan.
-    Fixed(QuotaLimits),
+    Fixed(PlanLimits),
     /// Limits come with the account.
     Custom,
 }
@@ -354,14 +354,15 @@ pub enum QuotaSubject {
 
 impl Quota {
     /// The plan's name and the limits in force for an account. An unknown or custom plan without limits is the default plan.
-    pub fn of(&self, account: &Account) -> (Arc<str>, QuotaLimits) {
+    pub fn of(&self, account: &Account) -> (Arc<str>, PlanLimits) {
         let (default_name, default_limits) = &self.default_plan;
         let Some(name) = &account.plan else { return (default_name.clone(), *default_limits) };
         match self.plans.iter().find(|(plan, _)| **plan == **name) {
             Some((plan, Plan::Fixed(limits))) => (plan.clone(), *limits),
             Some((plan, Plan::Custom)) => match (account.requests_per_minute, account.requests_per_day) {
                 (Some(requests_per_minute), Some(requests_per_day)) => {
-                    (plan.clone(), QuotaLimits { requests_per_minute, requests_per_day })
+                    let windows = QuotaLimits { requests_per_minute, requests_per_day };
+                    (plan.clone(), PlanLimits { windows, concurrent_requests: account.concurrent_requests })
                 }
                 _ => (plan.clone(), *default_limits),
             },

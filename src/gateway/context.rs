@@ -429,6 +429,11 @@ impl RequestRecord {
         self.time
     }
 
+    /// The client's address, as the checks of this request see it.
+    pub fn client(&self) -> IpAddr {
+        self.conn.client
+    }
+
     /// The route was found.
     pub fn matched(&mut self, route: &Route) {
         self.route = Some(route.id);

@@ -243,7 +243,7 @@ impl Gateway {
         }
         let profile = found?.ok_or(Rejection::InvalidKey)?;
         record.key = Some(profile.clone());
-        Ok(Authenticated::check(profile, record.time())?)
+        Ok(Authenticated::check(profile, record.time(), record.client())?)
     }
 
     /// A request that was refused before its key was looked at is counted all the same, if it carries a known one.

@@ -155,6 +155,7 @@ pub fn render(
     let mut headers = HeaderMap::new();
     let quota = match &error {
         GatewayError::Rejected(Rejection::RateLimited(state)) => Some(state),
+        GatewayError::Rejected(Rejection::TooManyConcurrent(_, state)) => state.as_ref(),
         _ => None,
     };
     if let Some(state) = quota.or(record.permit.as_ref().and_then(Permit::quota)) {
@@ -332,10 +333,13 @@ impl GatewayError {
         }
     }
 
-    /// `Retry-After`, for the 503s.
+    /// `Retry-After`, where no window says when.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::StoreUnavailable | Self::Overloaded | Self::Upstream(UpstreamError::Busy) => Some(1),
+            Self::StoreUnavailable
+            | Self::Overloaded
+            | Self::Upstream(UpstreamError::Busy)
+            | Self::Rejected(Rejection::TooManyConcurrent(..)) => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,
         }

@@ -3,12 +3,13 @@
 //! The chain [`Authenticated`] → [`Scoped`] → [`Grant`] can only be walked in this order: each is made by the check before it
 //! and by nothing else, so code that skips a check does not compile. A public route walks the same chain without a key.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
 
 use super::key::{Account, Environment, KeyRecord, QuotaLimits, Timestamp};
-use super::quota::Subject;
+use super::quota::{InFlightLimit, Subject};
 use super::rejection::{MissingScope, Rejection};
 use super::resource::{Kind, LimitedKeys, ValueSource, check_resource};
 use super::route::{Access, Match, Route};
@@ -27,6 +28,8 @@ pub struct KeyProfile {
     pub plan: Arc<str>,
     /// The limits in force.
     pub limits: QuotaLimits,
+    /// How many requests of its account may be in flight; `None`: any number.
+    pub in_flight: Option<InFlightLimit>,
     /// What its scopes amount to.
     pub grants: Grants,
     /// Whose quota it is charged to.
@@ -44,7 +47,8 @@ impl KeyProfile {
     }
 }
 
-/// A key that is known, whose account is active, that is enabled and not expired. `None` inside: no key came.
+/// A key that is known, whose account is active, that is enabled, not expired and may come from where it came. `None` inside: no
+/// key came.
 #[derive(Debug, Clone)]
 pub struct Authenticated(Option<Arc<KeyProfile>>);
 
@@ -54,8 +58,8 @@ impl Authenticated {
         Self(None)
     }
 
-    /// Checks account, switch and expiry, in the order of contract 4.
-    pub fn check(profile: Arc<KeyProfile>, now: Timestamp) -> Result<Self, Rejection> {
+    /// Checks account, switch and expiry, in the order of contract 4; then whether the key may come from this address.
+    pub fn check(profile: Arc<KeyProfile>, now: Timestamp, client: IpAddr) -> Result<Self, Rejection> {
         if profile.account.suspended {
             return Err(Rejection::AccountSuspended);
         }
@@ -63,7 +67,13 @@ impl Authenticated {
             return Err(Rejection::DisabledKey);
         }
         match profile.expires_at() {
-            Some(at) if at <= now => Err(Rejection::ExpiredKey(at)),
+            Some(at) if at <= now => return Err(Rejection::ExpiredKey(at)),
+            _ => {}
+        }
+        match &profile.record.allowed_addresses {
+            Some(allowed) if !allowed.iter().any(|network| network.contains(client)) => {
+                Err(Rejection::AddressNotAllowed(client))
+            }
             _ => Ok(Self(Some(profile))),
         }
     }
@@ -166,8 +176,8 @@ pub struct Grant {
 
 impl Grant {
     /// Walks the same chain again with what is known of the key by now: an answer that lasts needs a grant that lasts.
-    pub fn renew(&self, profile: Arc<KeyProfile>, now: Timestamp) -> Result<Self, Rejection> {
-        let scoped = Authenticated::check(profile, now)?.check_scope(&self.found.route.access)?;
+    pub fn renew(&self, profile: Arc<KeyProfile>, now: Timestamp, client: IpAddr) -> Result<Self, Rejection> {
+        let scoped = Authenticated::check(profile, now, client)?.check_scope(&self.found.route.access)?;
         scoped.check_resources(self.found.clone(), self.values.clone())
     }
 

@@ -10,6 +10,7 @@ pub mod headers;
 pub mod instant;
 pub mod key;
 pub mod lease;
+pub mod network;
 pub mod path;
 pub mod pattern;
 pub mod quota;

@@ -8,9 +8,12 @@
 // its helpers fail by panicking.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+mod allowed_addresses;
 mod boundary;
 mod check_cli;
+mod concurrency;
 mod cors;
+mod cost;
 mod decision;
 mod drain;
 mod faults;

@@ -10,7 +10,6 @@ use super::reader::Value;
 /// What a member may hold.
 pub(super) enum Shape {
     Text,
-    Count,
     Duration,
     Rate,
     Address,
@@ -34,7 +33,6 @@ impl Shape {
     fn check(&self, value: &Value<'_>) -> Option<()> {
         match self {
             Self::Text => value.text().map(drop),
-            Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
             Self::Duration => value.duration().map(drop),
             Self::Rate => value.rate().map(drop),
             Self::Address => value.address().map(drop),
@@ -70,11 +68,10 @@ fn network(text: &str) -> Option<()> {
     bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
 }
 
-use Shape::{Address, Count, Duration, List, Members, Network, OneOf, Rate, Secret, Text};
+use Shape::{Address, Duration, List, Members, Network, OneOf, Rate, Secret, Text};
 
 pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
-pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
 pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);

@@ -33,10 +33,11 @@ fn unproven(value: &Value<'_>, table: &RouteTable) {
 fn unaffordable(value: &Value<'_>, table: &RouteTable, quota: &Quota) {
     for route in table.routes() {
         let too_small = quota.plans.iter().filter_map(|(name, plan)| match plan {
-            Plan::Fixed(limits) if route.cost > limits.requests_per_minute.min(limits.requests_per_day) => {
-                Some((name, limits.requests_per_minute.min(limits.requests_per_day)))
+            Plan::Fixed(limits) => {
+                let smaller = limits.windows.requests_per_minute.min(limits.windows.requests_per_day);
+                (route.cost > smaller).then_some((name, smaller))
             }
-            _ => None,
+            Plan::Custom => None,
         });
         if let Some((name, limit)) = too_small.min_by_key(|(_, limit)| *limit) {
             value.warning(

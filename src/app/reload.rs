@@ -20,7 +20,7 @@ use crate::gateway::Shared;
 use crate::server::FrontTls;
 
 /// How often the file is looked at. A change is in force after two looks and a compilation: well within a second.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(150);
 
 /// Compiles what was read from the file.
 pub type Compile = Box<dyn Fn(io::Result<Vec<u8>>) -> Result<(Config, Vec<Diagnostic>), ConfigError> + Send>;

@@ -23,11 +23,12 @@ use crate::policy::headers;
 use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
 use crate::policy::route::{Route, RouteId};
+use crate::policy::websocket::Handshake;
 use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
 use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
-use crate::upstream::Progress;
+use crate::upstream::{Aside, Progress};
 use crate::usage::Hit;
 use crate::wire::http1::Refused;
 
@@ -49,6 +50,8 @@ pub struct ConnInfo {
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
     forwarded: OnceLock<(HeaderValue, HeaderValue)>,
+    /// For interim responses.
+    pub aside: Aside,
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
@@ -102,6 +105,7 @@ impl ConnInfo {
             secure,
             forwarded_node,
             forwarded: OnceLock::new(),
+            aside: Aside::default(),
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
@@ -320,6 +324,8 @@ pub struct Inbound {
     pub head: Parts,
     /// The body, until somebody takes it.
     pub body: Option<Incoming>,
+    /// A WebSocket is asked for.
+    pub handshake: Option<Handshake>,
 }
 
 /// What is learnt of a request on its way.
@@ -413,6 +419,11 @@ impl RequestRecord {
         }
     }
 
+    /// What all workers share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Wall-clock time at which the request began.
     pub fn time(&self) -> Timestamp {
         self.time
@@ -427,6 +438,11 @@ impl RequestRecord {
     /// The body was read here, this many bytes of it.
     pub fn held(&mut self, bytes: u64) {
         self.held = bytes;
+    }
+
+    /// So many more bytes were received, of no body.
+    pub fn received(&mut self, bytes: u64) {
+        self.held += bytes;
     }
 
     /// A body was begun to be forwarded and has not been read to its end.

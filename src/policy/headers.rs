@@ -284,6 +284,14 @@ pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Optio
     }
 }
 
+/// Turns the head of an upstream's interim response into the one for the client. It has no content (RFC 9110 section 15.2), and
+/// what the gateway says of the request stands in the final answer.
+pub fn for_interim(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+    retain(headers, |name| !is_of(&OURS, name.as_str()) && *name != X_REQUEST_ID);
+}
+
 /// Both families of rate-limit fields (contract 5; draft-ietf-httpapi-ratelimit-headers), and `Retry-After` on a refusal.
 pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
     QuotaFields::new(*quota).set(headers);

@@ -44,7 +44,6 @@ impl ClientIo {
     }
 
     /// A 101 was sent: whatever comes now, and came behind the request, passes as it is.
-    #[allow(dead_code, reason = "for tunnels")]
     pub(super) fn open(&mut self) {
         self.gate.open();
     }
@@ -57,6 +56,17 @@ impl ClientIo {
 
     fn socket(&mut self) -> TokioIo<&mut Socket> {
         TokioIo::new(&mut self.stream)
+    }
+
+    /// Interim responses: before hyper's next octets what was `begun` of one, in a flush all of it.
+    fn poll_aside(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<std::io::Result<()>> {
+        let Self { stream, conn, clock, .. } = self;
+        if !conn.aside.is_waiting(begun) {
+            return Poll::Ready(Ok(()));
+        }
+        let said = conn.aside.poll_write(cx, Pin::new(&mut TokioIo::new(stream)));
+        conn.wrote(said.is_ready(), &**clock);
+        said
     }
 }
 
@@ -122,6 +132,7 @@ impl Read for ClientIo {
 
 impl Write for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = Pin::new(&mut self.socket()).poll_write(cx, buf);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -132,6 +143,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = poll_write_gathered(Pin::new(&mut self.socket()), cx, bufs);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -142,6 +154,7 @@ impl Write for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.poll_aside(cx, false))?;
         Pin::new(&mut self.socket()).poll_flush(cx)
     }
 

@@ -1,20 +1,24 @@
-//! HTTP/1 on one client connection.
+//! HTTP/1 on one client connection, until it ends or is spoken no more.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::rt::Write;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 
 use super::client_io::ClientIo;
+use super::tunnel;
 use crate::config::model::Limits;
 use crate::gateway::Gateway;
 use crate::gateway::context::ConnInfo;
+use crate::gateway::upgrade::Tunnel;
 
 /// Fields for which hyper has room without the heap.
 const HYPER_HEADERS: usize = 100;
@@ -26,11 +30,15 @@ const HYPER_HEADERS: usize = 100;
 pub(super) async fn serve(gateway: Arc<Gateway>, mut io: ClientIo, conn: Arc<ConnInfo>) -> hyper::Result<()> {
     let builder = builder(&gateway.snapshot().config.limits);
     loop {
+        // Where a request leaves what is to become of its connection.
+        let switched = Mutex::new(None);
         let service = service_fn(|request| {
-            let (gateway, conn) = (gateway.clone(), conn.clone());
+            let (gateway, conn, switched) = (gateway.clone(), conn.clone(), &switched);
             async move {
                 let mut answer = gateway.handle(&conn, request).await?;
-                if conn.is_leaving() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    *switched.lock().unwrap_or_else(PoisonError::into_inner) = answer.body_mut().take_tunnel();
+                } else if conn.is_leaving() {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(answer)
@@ -49,21 +57,37 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut io: ClientIo, conn: Arc<Con
             }
         })
         .await;
-        if let Some(ended) = ended {
-            return ended;
+        if let Some(Err(error)) = ended {
+            return Err(error);
         }
-        io = {
-            let parts = connection.into_parts();
-            if !parts.read_buf.is_empty() {
-                // Cannot be, between two requests. Whatever it is, it is not the beginning of one.
-                return Ok(());
-            }
-            // The empty buffer goes here, before the wait.
-            parts.io
-        };
+        let Parts { io: bare, read_buf, .. } = connection.into_parts();
+        io = bare;
+        if ended.is_some() {
+            let tunnel = switched.lock().unwrap_or_else(PoisonError::into_inner).take();
+            leave(io, read_buf, tunnel, &conn).await;
+            return Ok(());
+        }
+        if !read_buf.is_empty() {
+            // Cannot be, between two requests. Whatever it is, it is not the beginning of one.
+            return Ok(());
+        }
+        // The empty buffer goes before the wait.
+        drop(read_buf);
         conn.rests(true);
         poll_fn(|cx| io.poll_arrival(cx)).await;
         conn.rests(false);
+    }
+}
+
+/// HTTP is spoken no more: hyper has written the last answer by now, or closed the connection.
+async fn leave(mut io: ClientIo, ahead: Bytes, tunnel: Option<Tunnel>, conn: &ConnInfo) {
+    if let Some(tunnel) = tunnel {
+        io.open();
+        // Boxed: rare, and large enough to weigh on every connection's future.
+        Box::pin(tunnel::run(io, ahead, tunnel)).await;
+    } else if conn.must_linger() {
+        // Of a connection whose last request asked for an upgrade in vain, hyper has left the closing to us.
+        let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
     }
 }
 

@@ -286,6 +286,16 @@ impl UpstreamBody {
         Ok(body)
     }
 
+    /// Of a 101: its connection speaks HTTP no more, so it is never given back.
+    pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
+        Self { incoming, first: None, idle: IdleTimer::new(Duration::MAX), lease: Some(lease), progress: None }
+    }
+
+    /// The connection, for whoever takes it over.
+    pub(super) fn take_lease(&mut self) -> Option<Lease> {
+        self.lease.take()
+    }
+
     /// Not when the upstream has answered without the whole request: it may never read the rest, and nobody waits for it.
     fn give_back(&mut self) {
         let Some(lease) = self.lease.take() else { return };
@@ -362,6 +372,6 @@ impl Body for UpstreamBody {
 }
 
 /// The instant at which a wait that began at `start` is over.
-pub(super) fn deadline(start: Instant, limit: Duration) -> Instant {
+pub fn deadline(start: Instant, limit: Duration) -> Instant {
     start.checked_add(limit).unwrap_or_else(|| start + Duration::from_secs(86_400 * 365))
 }

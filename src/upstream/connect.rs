@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::UpstreamError;
 use super::gather::UpstreamIo;
 use super::heard::Heard;
+use super::interim::{Interims, Overheard};
 use super::pool::Connection;
 use super::socket::Socket;
 use crate::config::model::{Endpoint, Upstream};
@@ -30,11 +31,14 @@ pub(super) async fn connect(
         Err(_elapsed) => return Err(UpstreamError::Unreachable),
     };
     let _ = stream.set_nodelay(true);
-    let (exchange, heard) = (Arc::<Exchange>::default(), Heard::default());
+    let (exchange, heard, interims) = (Arc::<Exchange>::default(), Heard::default(), Interims::default());
     let io = UpstreamIo::new(Socket::plain(stream, Vec::new()), exchange.clone(), heard.clone());
-    let (sender, connection) =
-        http1::Builder::new().max_buf_size(MAX_HEAD).handshake(io).await.map_err(|_| UpstreamError::Unreachable)?;
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .handshake(Overheard::new(io, &interims))
+        .await
+        .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
-    let task = tokio::spawn(connection).abort_handle();
-    Ok(Connection { sender, task, heard, exchange })
+    let task = tokio::spawn(connection.with_upgrades()).abort_handle();
+    Ok(Connection { sender, task, heard, interims, exchange })
 }

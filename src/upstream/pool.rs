@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use super::body::RequestBody;
 use super::cluster::Place;
 use super::heard::Heard;
+use super::interim::Interims;
 use super::peer::{Peer, UnderWay};
 use crate::wire::http1::Exchange;
 
@@ -29,6 +30,7 @@ pub(super) struct Connection {
     pub(super) sender: SendRequest<RequestBody>,
     pub(super) task: AbortHandle,
     pub(super) heard: Heard,
+    pub(super) interims: Interims,
     /// Tells the socket's gate what is asked.
     pub(super) exchange: Arc<Exchange>,
 }
@@ -125,6 +127,11 @@ impl Lease {
 
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
         &mut self.connection.sender
+    }
+
+    /// What comes before the answer.
+    pub(super) fn interims(&self) -> &Interims {
+        &self.connection.interims
     }
 
     /// Sends a request; its answer, or itself when it was not sent.

@@ -30,7 +30,7 @@ use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
-use crate::upstream::Clusters;
+use crate::upstream::{Clusters, FieldError};
 use crate::usage::journal::{Journal, JournalError};
 use crate::usage::{JOURNAL_PERIOD, Usage};
 
@@ -62,6 +62,9 @@ pub enum StartError {
     /// The usage journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A secret that an upstream is to get.
+    #[error(transparent)]
+    Fields(#[from] FieldError),
     /// Threads or runtimes.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -111,7 +114,7 @@ impl App {
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
         let name = format!("{}/{public}", host_name());
         let guard = Guard::new(store, clock, config.store.timeout, control.handle().clone());
-        let shared = share(config, &guard, &replica, log, journal, control.handle());
+        let shared = share(config, &guard, &replica, log, journal, control.handle())?;
         let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone(), guard.clone()));
         let mut tasks = vec![control.spawn(admin::serve(admin.clone(), admin_listener))];
         // Subscribe, then register: no change can fall between the two.
@@ -183,26 +186,26 @@ fn share(
     log: AccessLog,
     journal: Option<Journal>,
     control: &Handle,
-) -> Arc<Shared> {
+) -> Result<Arc<Shared>, FieldError> {
     let config = Arc::new(config);
     let (store, clock) = (guard.guarded(), guard.clock().clone());
     let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
     let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let metrics = Arc::new(Metrics::new(templates, &names));
     let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone(), journal));
-    Arc::new(Shared {
+    Ok(Arc::new(Shared {
         auth: Arc::new(Authenticator::new(guard.clone(), config.clone(), metrics.clone())),
         limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
         management: Management::new(store, config.clone(), clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),
-        clusters: Clusters::new(&config.upstreams, config.workers, &metrics, control, None),
+        clusters: Clusters::new(&config.upstreams, config.workers, &metrics, control, None)?,
         usage,
         metrics,
         log,
         clock,
         config,
-    })
+    }))
 }
 
 /// Usage is read after what this process has counted is in the store, so that the answer is exact.

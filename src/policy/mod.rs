@@ -15,6 +15,7 @@ pub mod quota;
 pub mod rejection;
 pub mod resource;
 pub mod retry;
+pub mod rewrite;
 pub mod route;
 pub mod scope;
 pub mod table;

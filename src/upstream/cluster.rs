@@ -15,9 +15,11 @@ use tokio::time::{Instant, sleep};
 use super::UpstreamError;
 use super::balance::{Endpoint, Selection};
 use super::dns::{self, Resolve};
+use super::fields::{self, FieldError, Fields};
+use super::health;
 use super::peer::Peer;
 use super::pool::Pool;
-use crate::config::model::{self, Host, Retries, Upstream};
+use crate::config::model::{self, Host, Retries, Secret, Upstream};
 use crate::telemetry::Metrics;
 use crate::telemetry::names::HealthMetrics;
 
@@ -41,6 +43,8 @@ pub(super) struct Cluster {
     selection: ArcSwap<Selection>,
     members: Mutex<Vec<Member>>,
     in_flight: AtomicU32,
+    /// Values of `set_headers`.
+    pub(super) fields: ArcSwap<Fields>,
 }
 
 /// An address with what is held against it.
@@ -75,16 +79,16 @@ impl Clusters {
         metrics: &Metrics,
         control: &Handle,
         earlier: Option<&Self>,
-    ) -> Self {
+    ) -> Result<Self, FieldError> {
         let cluster = |(upstream, metrics): (&Upstream, _)| {
             let earlier = earlier.and_then(|all| all.0.iter().find(|cluster| cluster.config.name == upstream.name));
             match earlier {
-                Some(same) if same.config == *upstream => same.clone(),
+                Some(same) if same.config == *upstream => Ok(same.clone()),
                 earlier => Cluster::start(upstream.clone(), workers, metrics, control, dns::system(), earlier),
             }
         };
         let metrics = metrics.upstreams.iter().map(|metrics| metrics.health.clone());
-        Self(upstreams.iter().zip(metrics).map(cluster).collect())
+        upstreams.iter().zip(metrics).map(cluster).collect::<Result<_, _>>().map(Self)
     }
 
     pub(super) fn all(&self) -> &[Arc<Cluster>] {
@@ -101,8 +105,9 @@ impl Cluster {
         control: &Handle,
         resolve: Resolve,
         earlier: Option<&Arc<Self>>,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, FieldError> {
         let cluster = Arc::new(Self {
+            fields: ArcSwap::from_pointee(fields::read(&config)?),
             config,
             metrics,
             resolve,
@@ -124,7 +129,13 @@ impl Cluster {
         if cluster.named_endpoints().next().is_some() {
             control.spawn(dns::keep_resolved(Arc::downgrade(&cluster)));
         }
-        cluster
+        if cluster.config.set_headers.iter().any(|(_, secret)| matches!(secret, Secret::File(_))) {
+            control.spawn(fields::keep_read(Arc::downgrade(&cluster)));
+        }
+        if let Some(check) = &cluster.config.health_check {
+            control.spawn(health::keep_checked(Arc::downgrade(&cluster), check.clone()));
+        }
+        Ok(cluster)
     }
 
     /// Addresses of endpoints that are still there, with everything that hangs on them.
@@ -300,3 +311,6 @@ impl std::fmt::Debug for Clusters {
         f.debug_list().entries(&self.0).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,13 +103,14 @@ impl Upstreams {
     pub async fn forward(
         &self,
         id: UpstreamId,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         progress: Option<&Arc<Progress>>,
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[id.0];
         let mut place = target.cluster.admit()?;
         target.count();
+        target.cluster.rewrite(&mut request);
         let copy = copy_to_repeat(&request, &target.cluster.config);
         let sending = Sending { id, method: request.method().clone(), progress, limits };
         let (pool, under_way) = match target.cluster.selection().pick(self.worker, || target.random()) {

@@ -9,14 +9,18 @@ mod body;
 mod cluster;
 mod connect;
 mod dns;
+mod fields;
 mod forward;
 mod gather;
+mod health;
 mod heard;
 mod peer;
 mod pool;
+mod rewriting;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
 pub use cluster::Clusters;
+pub use fields::FieldError;
 pub use forward::{Forwarding, Upstreams};
 pub use gather::poll_write_gathered;
 

@@ -98,6 +98,13 @@ impl Pool {
     }
 }
 
+#[cfg(test)]
+impl Pool {
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+}
+
 impl Lease {
     /// Where it leads.
     pub(super) fn peer(&self) -> &Arc<Peer> {

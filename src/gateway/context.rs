@@ -4,13 +4,14 @@
 //! four ends of a response (complete, failed, future dropped, body dropped) can be forgotten.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use hyper::body::Incoming;
 
 use super::Shared;
@@ -26,8 +27,9 @@ use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
 use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
-use crate::upstream::Progress;
+use crate::upstream::{Progress, Slot};
 use crate::usage::Hit;
+use crate::wire::http1::Refused;
 
 /// A client connection.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct ConnInfo {
     pub client: IpAddr,
     /// The peer, ready for `X-Forwarded-For`.
     pub client_value: HeaderValue,
+    /// Whether it is encrypted.
+    pub secure: bool,
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
@@ -43,11 +47,19 @@ pub struct ConnInfo {
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
-    fragment: AtomicBool,
+    /// What the gate on its octets refused, if it did: the last request of the connection.
+    refused: OnceLock<Refused>,
+    /// The beginning of a head has come and is held.
+    head_begun: AtomicBool,
     used: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
+    /// Requests that are being served; HTTP/1 has one at most.
+    in_flight: AtomicU32,
+    /// HTTP/2: since when a head has been open, whatever else goes on; 0: none is.
+    head_since: AtomicU64,
+    multiplexed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
 }
@@ -66,7 +78,7 @@ pub enum Phase {
 
 impl ConnInfo {
     /// A connection from this address.
-    pub fn new(client: IpAddr, now: Mono) -> Self {
+    pub fn new(client: IpAddr, secure: bool, now: Mono) -> Self {
         let client = client.to_canonical();
         let forwarded_node = match client {
             IpAddr::V4(v4) => v4.to_string(),
@@ -76,15 +88,20 @@ impl ConnInfo {
         Self {
             client,
             client_value,
+            secure,
             forwarded_node,
             forwarded: OnceLock::new(),
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
-            fragment: AtomicBool::new(false),
+            refused: OnceLock::new(),
+            head_begun: AtomicBool::new(false),
             used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
+            in_flight: AtomicU32::new(0),
+            head_since: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
         }
     }
@@ -130,6 +147,48 @@ impl ConnInfo {
         }
     }
 
+    /// A request begins to be served. One thread writes, so plain loads and stores will do.
+    fn begin(&self, since: Mono) {
+        self.in_flight.store(self.in_flight.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.enter(Phase::Busy, since);
+    }
+
+    /// A request has ended.
+    fn end(&self, now: Mono) {
+        let left = self.in_flight.load(Ordering::Relaxed) - 1;
+        self.in_flight.store(left, Ordering::Relaxed);
+        if left == 0 {
+            // Of a request that was pipelined behind this one, a part may have come.
+            let begun = self.head_begun.load(Ordering::Relaxed);
+            self.enter(if begun { Phase::Head } else { Phase::Idle }, now);
+        }
+    }
+
+    /// It speaks HTTP/2: many requests at once, and heads are told of by [`Self::in_head`].
+    pub fn multiplex(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::multiplex`].
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// HTTP/2: octets came; whether a head is open after them.
+    pub fn in_head(&self, open: bool, clock: &dyn Clock) {
+        self.used.store(true, Ordering::Relaxed);
+        match (open, self.head_since.load(Ordering::Relaxed)) {
+            (true, 0) => self.head_since.store(clock.mono().0.max(1), Ordering::Relaxed),
+            (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Since when a head has been open beside what the phase says.
+    pub fn head_since(&self) -> Option<Mono> {
+        Some(self.head_since.load(Ordering::Relaxed)).filter(|since| *since != 0).map(Mono)
+    }
+
     /// Whether anything ever came on it.
     pub fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
@@ -137,7 +196,7 @@ impl ConnInfo {
 
     /// `Forwarded` for a request to this host.
     pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
-        let make = || headers::forwarded(&self.forwarded_node, host);
+        let make = || headers::forwarded(&self.forwarded_node, self.secure, host);
         match self.forwarded.get() {
             Some((known, value)) if known == host => Some(value.clone()),
             Some(_) => make(),
@@ -148,11 +207,6 @@ impl ConnInfo {
                 Some(value)
             }
         }
-    }
-
-    /// Whether a request to this very host was forwarded on this connection before.
-    pub fn knows_host(&self, host: &HeaderValue) -> bool {
-        self.forwarded.get().is_some_and(|(known, _)| known == host)
     }
 
     /// Asks the connection to end after the request in flight.
@@ -169,15 +223,22 @@ impl ConnInfo {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// The target of the request that begins has a fragment, which the parser will drop.
-    pub fn found_fragment(&self) {
-        self.fragment.store(true, Ordering::Relaxed);
+    /// The octets of a request were refused before anybody parsed them; hyper sees a stand-in for it.
+    pub fn refuse(&self, refused: Refused) {
+        // One at most: nothing passes after it.
+        let _ = self.refused.set(refused);
     }
 
-    /// See [`Self::found_fragment`]; asked once a request.
-    pub fn take_fragment(&self) -> bool {
-        // A load is cheaper than the exchange, and nearly always enough.
-        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
+    /// What was refused, if this is the stand-in for it: a head of HTTP/1.1 without a Host, which no request has that passes.
+    pub fn refused(&self, head: &Parts) -> Option<&Refused> {
+        self.refused.get().filter(|_| head.version == Version::HTTP_11 && !head.headers.contains_key(HOST))
+    }
+
+    /// Whether the beginning of a head is held until the rest comes: its time runs also while it waits behind a request.
+    pub fn holds_head(&self, holds: bool) {
+        if self.head_begun.load(Ordering::Relaxed) != holds {
+            self.head_begun.store(holds, Ordering::Relaxed);
+        }
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a
@@ -222,6 +283,8 @@ pub struct RequestRecord {
     pub secret: Option<KeyHash>,
     /// Leave to forward it, once it was admitted.
     pub permit: Option<Permit>,
+    /// Its slot among those that the upstream may have at a time.
+    pub slot: Option<Slot>,
     /// Code of a refusal.
     pub code: Option<&'static str>,
     /// Status of the answer, once there is one.
@@ -249,7 +312,7 @@ impl RequestRecord {
             (Phase::Head, since) => since,
             _ => shared.clock.mono(),
         };
-        conn.enter(Phase::Busy, started);
+        conn.begin(started);
         shared.metrics.in_flight.increment(1.0);
         let path = if shared.log.is_on() { head.uri.path().to_owned() } else { String::new() };
         let request_id = shared.ids.next();
@@ -267,6 +330,7 @@ impl RequestRecord {
             key: None,
             secret: None,
             permit: None,
+            slot: None,
             code: None,
             status: 499,
             complete: false,
@@ -277,6 +341,16 @@ impl RequestRecord {
             upstream: None,
             upstream_ms: None,
             shared: shared.clone(),
+        }
+    }
+
+    /// It stands for a request that was refused before it was parsed: that one is told of.
+    pub fn stands_for(&mut self, refused: &Refused) {
+        if let Some(method) = &refused.method {
+            self.method = method.clone();
+        }
+        if self.shared.log.is_on() {
+            self.path.clone_from(&refused.path);
         }
     }
 
@@ -351,7 +425,7 @@ impl Drop for RequestRecord {
         let shared = self.shared.clone();
         let class = if self.was_answered() { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
-        self.conn.enter(Phase::Idle, now);
+        self.conn.end(now);
         if self.is_unread() {
             self.conn.linger();
         }

@@ -160,6 +160,8 @@ pub struct Origin<'a> {
     pub client: &'a HeaderValue,
     /// [`forwarded`] for this client and host; `None` when no Host came.
     pub forwarded: Option<HeaderValue>,
+    /// Whether the client's connection is encrypted.
+    pub secure: bool,
     /// Version the client spoke.
     pub version: Version,
     /// This request.
@@ -212,15 +214,20 @@ pub fn for_upstream(
         headers.insert(FORWARDED, forwarded);
     }
     headers.insert(X_FORWARDED_FOR, origin.client.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(origin.secure)));
     headers.append(VIA, via(origin.version));
     headers.insert(X_REQUEST_ID, origin.request_id);
     headers.insert(TRACEPARENT, origin.traceparent);
 }
 
 /// `Forwarded` (RFC 7239 section 4): who asked, how, for which host. `node` is the client as section 6 writes it.
-pub fn forwarded(node: &str, host: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("for={node};proto=http;host=\"{}\"", host.to_str().ok()?)).ok()
+pub fn forwarded(node: &str, secure: bool, host: &HeaderValue) -> Option<HeaderValue> {
+    let (proto, host) = (scheme(secure), host.to_str().ok()?);
+    HeaderValue::try_from(format!("for={node};proto={proto};host=\"{host}\"")).ok()
+}
+
+const fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
 }
 
 /// `Via` with the version that was received (RFC 9110 section 7.6.3).
@@ -357,7 +364,8 @@ mod tests {
     fn origin(client: &HeaderValue) -> Origin<'_> {
         Origin {
             client,
-            forwarded: forwarded("192.0.2.1", &HeaderValue::from_static("api.example")),
+            secure: false,
+            forwarded: forwarded("192.0.2.1", false, &HeaderValue::from_static("api.example")),
             version: Version::HTTP_11,
             request_id: HeaderValue::from_static("ours"),
             traceparent: HeaderValue::from_static("00-t-s-01"),

@@ -6,8 +6,12 @@
 mod client_io;
 mod connection;
 mod http1;
+mod http2;
+mod http2_io;
 mod listener;
+mod tls;
 mod worker;
 
 pub use listener::{BindError, Listeners};
+pub use tls::{FrontTls, Refreshed, TlsError};
 pub use worker::{Drain, Workers};

@@ -15,6 +15,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::connection;
 use super::listener::Listeners;
+use super::tls::FrontTls;
 use crate::config::model::Timeouts;
 use crate::gateway::context::{ConnInfo, Phase};
 use crate::gateway::{Gateway, Shared};
@@ -57,13 +58,20 @@ pub struct Workers {
 
 impl Workers {
     /// Starts one worker on each socket.
-    pub fn start(listeners: Listeners, shared: &Arc<Shared>, drain: &Drain) -> io::Result<Self> {
+    pub fn start(
+        listeners: Listeners,
+        tls: Option<&Arc<FrontTls>>,
+        shared: &Arc<Shared>,
+        drain: &Drain,
+    ) -> io::Result<Self> {
         let counts = Arc::new(Counts::default());
         let threads = listeners.sockets.into_iter().enumerate().map(|(index, socket)| {
             let (shared, draining, counts) = (shared.clone(), drain.0.subscribe(), counts.clone());
+            let tls = tls.cloned();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Worker { gateway: Arc::new(Gateway::new(shared, index)), counts, open: Mutex::default() };
+                let gateway = Arc::new(Gateway::new(shared, index));
+                let worker = Worker { gateway, tls, counts, open: Mutex::default() };
                 if let Err(error) = runtime.block_on(Arc::new(worker).run(socket, draining)) {
                     tracing::error!(%error, "a worker could not start");
                 }
@@ -91,6 +99,7 @@ struct Counts {
 
 struct Worker {
     gateway: Arc<Gateway>,
+    tls: Option<Arc<FrontTls>>,
     counts: Arc<Counts>,
     /// Open connections, for the sweep.
     open: Mutex<HashMap<u64, (Arc<ConnInfo>, AbortHandle)>>,
@@ -148,12 +157,12 @@ impl Worker {
         };
         *next_id += 1;
         let _ = stream.set_nodelay(true);
-        let conn = Arc::new(ConnInfo::new(peer.ip(), shared.clock.mono()));
-        let (gateway, alive) = (self.gateway.clone(), alive.clone());
+        let conn = Arc::new(ConnInfo::new(peer.ip(), self.tls.is_some(), shared.clock.mono()));
+        let (gateway, tls, alive) = (self.gateway.clone(), self.tls.clone(), alive.clone());
         let (id, info) = (slot.id, conn.clone());
         let task = tokio::spawn(async move {
             let _slot = slot;
-            connection::serve(gateway, stream, conn).await;
+            connection::serve(gateway, stream, tls, conn).await;
             drop(alive);
         });
         self.open().insert(id, (info, task.abort_handle()));
@@ -179,6 +188,9 @@ impl Worker {
 fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
     // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
     if conn.stalled_for(now) > timeouts.idle {
+        return true;
+    }
+    if conn.head_since().is_some_and(|since| now.since(since) > timeouts.header) {
         return true;
     }
     let (phase, since) = conn.phase();

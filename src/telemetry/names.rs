@@ -34,6 +34,8 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_connections", Kind::Gauge, "Open client connections."),
     ("gateway_connections_total", Kind::Counter, "Client connections accepted."),
     ("gateway_connections_refused_total", Kind::Counter, "Client connections closed at once, for a limit."),
+    ("gateway_tls_handshakes_failed_total", Kind::Counter, "TLS handshakes with clients that failed or took too long."),
+    ("gateway_tls_reloads_total", Kind::Counter, "Changed certificates, by outcome: loaded, refused."),
     (
         "gateway_key_lookups_total",
         Kind::Counter,
@@ -111,6 +113,12 @@ pub struct Metrics {
     pub connections_total: Counter,
     /// Closed at once.
     pub connections_refused: Counter,
+    /// Handshakes with clients that came to nothing.
+    pub tls_handshakes_failed: Counter,
+    /// Changed certificates that are in force.
+    pub tls_reloads: Counter,
+    /// Changed certificates that do not fit.
+    pub tls_reloads_refused: Counter,
     /// Outcomes of key look-ups.
     pub lookups: LookupMetrics,
     /// Entries of the key cache.
@@ -261,6 +269,9 @@ impl Metrics {
             connections: gauge(r, "gateway_connections", &[]),
             connections_total: counter(r, "gateway_connections_total", &[]),
             connections_refused: counter(r, "gateway_connections_refused_total", &[]),
+            tls_handshakes_failed: counter(r, "gateway_tls_handshakes_failed_total", &[]),
+            tls_reloads: counter(r, "gateway_tls_reloads_total", &[("outcome", "loaded")]),
+            tls_reloads_refused: counter(r, "gateway_tls_reloads_total", &[("outcome", "refused")]),
             lookups: LookupMetrics {
                 hit: lookup("hit"),
                 hit_unknown: lookup("hit_unknown"),
@@ -296,9 +307,15 @@ impl Metrics {
             recorder,
         };
         // A counter that has never moved is exported too: `rate()` needs the zero, and so does whoever looks for the name.
-        for never in
-            [&metrics.panics, &metrics.connections_refused, &metrics.usage_batches_lost, &metrics.log_lines_dropped]
-        {
+        for never in [
+            &metrics.panics,
+            &metrics.connections_refused,
+            &metrics.usage_batches_lost,
+            &metrics.log_lines_dropped,
+            &metrics.tls_handshakes_failed,
+            &metrics.tls_reloads,
+            &metrics.tls_reloads_refused,
+        ] {
             never.increment(0);
         }
         metrics

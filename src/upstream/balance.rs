@@ -100,7 +100,7 @@ mod tests {
 
     fn endpoints(weights: &[u64]) -> Vec<Endpoint> {
         let endpoint = |(index, weight): (usize, &u64)| {
-            let configured = model::Endpoint { authority: "h:80".into(), weight: 1 };
+            let configured = model::Endpoint { authority: "h:80".into(), encrypted: false, weight: 1 };
             let address = SocketAddr::from(([10, 0, 0, index as u8], 80));
             let peer = Arc::new(Peer::new(address, &configured));
             Endpoint { pools: [Arc::new(Pool::new(peer.clone()))].into(), peer, weight: *weight }

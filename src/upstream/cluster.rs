@@ -62,9 +62,9 @@ impl Member {
 
 /// A request in flight to an upstream that has a limit of them.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Cluster>);
+pub struct Slot(Arc<Cluster>);
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -218,11 +218,11 @@ impl Cluster {
         self.members().iter().map(|member| member.endpoint.peer.clone()).collect()
     }
 
-    /// A place among `max_requests`, where there is such a limit.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Option<Place>, UpstreamError> {
+    /// A slot among `max_requests`, where there is such a limit.
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Option<Slot>, UpstreamError> {
         let Some(most) = self.config.max_requests else { return Ok(None) };
-        let place = Place(self.clone());
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) < most { Ok(Some(place)) } else { Err(UpstreamError::Busy) }
+        let slot = Slot(self.clone());
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) < most { Ok(Some(slot)) } else { Err(UpstreamError::Busy) }
     }
 
     /// A peer has failed so many times in a row. The last usable one is never put aside.

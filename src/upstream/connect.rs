@@ -12,6 +12,7 @@ use super::UpstreamError;
 use super::body::RequestBody;
 use super::gather::UpstreamIo;
 use super::heard::{Heard, Listening};
+use super::socket::Socket;
 use crate::config::model::{Endpoint, Upstream};
 
 /// The largest response head accepted from an upstream.
@@ -35,7 +36,7 @@ pub(super) async fn connect(
     let _ = stream.set_nodelay(true);
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        .handshake(Listening::new(UpstreamIo(TokioIo::new(stream)), heard))
+        .handshake(Listening::new(UpstreamIo(TokioIo::new(Socket::plain(stream, Vec::new()))), heard))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::UpstreamError;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
-use super::cluster::{Cluster, Clusters, Place};
+use super::cluster::{Cluster, Clusters, Slot};
 use super::connect::connect;
 use super::dns;
 use super::heard::Heard;
@@ -99,6 +99,12 @@ impl Upstreams {
         self.targets[id.0].cluster.config.endpoints.first().map_or("", |endpoint| &endpoint.authority)
     }
 
+    /// A slot among the requests that the upstream may have at a time, to be held until the answer has ended; `None`: it may have
+    /// any number. Asked for before quota is charged: a refused request costs nothing.
+    pub fn admit(&self, id: UpstreamId) -> Result<Option<Slot>, UpstreamError> {
+        self.targets[id.0].cluster.admit()
+    }
+
     /// Forwards a request. `progress` belongs to its body, if it streams one.
     pub async fn forward(
         &self,
@@ -108,7 +114,6 @@ impl Upstreams {
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[id.0];
-        let mut place = target.cluster.admit()?;
         target.count();
         target.cluster.rewrite(&mut request);
         let copy = copy_to_repeat(&request, &target.cluster.config);
@@ -118,9 +123,9 @@ impl Upstreams {
             // Boxed: rare, as everything behind a failure.
             None => Box::pin(self.resolve(target, limits)).await?,
         };
-        match self.send(pool, under_way, request, &sending, &mut place, false).await {
+        match self.send(pool, under_way, request, &sending, false).await {
             Ok(response) => Ok(response),
-            Err(failed) => Box::pin(self.send_again(failed, copy, &sending, place)).await,
+            Err(failed) => Box::pin(self.send_again(failed, copy, &sending)).await,
         }
     }
 
@@ -142,7 +147,6 @@ impl Upstreams {
         mut failed: Box<Failed>,
         copy: Option<Request<RequestBody>>,
         sending: &Sending<'_>,
-        mut place: Option<Place>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[sending.id.0];
         let mut tried = Vec::new();
@@ -155,7 +159,7 @@ impl Upstreams {
             let picked = target.cluster.selection().pick_other(&tried, self.worker, || target.random());
             let Some((pool, under_way)) = picked.filter(|_| target.may_retry()) else { break };
             target.cluster.metrics.retries.increment(1);
-            match self.send(pool, under_way, request, sending, &mut place, true).await {
+            match self.send(pool, under_way, request, sending, true).await {
                 Ok(response) => return Ok(response),
                 Err(again) => failed = again,
             }
@@ -170,7 +174,6 @@ impl Upstreams {
         mut under_way: Option<UnderWay>,
         mut request: Request<RequestBody>,
         sending: &Sending<'_>,
-        place: &mut Option<Place>,
         mut fresh: bool,
     ) -> Result<Response<UpstreamBody>, Box<Failed>> {
         let config = &self.targets[sending.id.0].cluster.config;
@@ -201,7 +204,7 @@ impl Upstreams {
                     return failed(UpstreamError::Malformed, Failure::Final, None);
                 }
                 Ok(response) => {
-                    lease.counted = (under_way.take(), place.take());
+                    lease.under_way = under_way.take();
                     let progress = sending.progress.cloned();
                     return Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)));
                 }

@@ -17,12 +17,14 @@ mod heard;
 mod peer;
 mod pool;
 mod rewriting;
+mod socket;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
-pub use cluster::Clusters;
+pub use cluster::{Clusters, Slot};
 pub use fields::FieldError;
 pub use forward::{Forwarding, Upstreams};
 pub use gather::poll_write_gathered;
+pub use socket::Socket;
 
 /// Why an upstream gave no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -10,7 +10,6 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
-use super::cluster::Place;
 use super::heard::Heard;
 use super::peer::{Peer, UnderWay};
 
@@ -53,8 +52,8 @@ pub(super) struct Pool {
 pub(super) struct Lease {
     connection: Connection,
     pool: Arc<Pool>,
-    /// What the request counts as until the answer has ended.
-    pub(super) counted: (Option<UnderWay>, Option<Place>),
+    /// Counts the request where there is a choice of endpoints, until the answer has ended.
+    pub(super) under_way: Option<UnderWay>,
 }
 
 impl Pool {
@@ -81,7 +80,7 @@ impl Pool {
 
     /// A lease of this connection.
     pub(super) fn lease(self: &Arc<Self>, connection: Connection) -> Lease {
-        Lease { connection, pool: self.clone(), counted: (None, None) }
+        Lease { connection, pool: self.clone(), under_way: None }
     }
 
     /// The address is gone: closes what is idle now, and whatever comes back.

@@ -20,8 +20,6 @@ pub(super) enum Shape {
     Secret,
     OneOf(&'static [(&'static str, ())]),
     List(&'static Shape),
-    /// One, or a list of them.
-    OneOrMore(&'static Shape),
     Members(&'static [(&'static str, Shape)]),
 }
 
@@ -52,8 +50,6 @@ impl Shape {
                 }
                 Some(())
             }
-            Self::OneOrMore(shape) if value.is_sequence() => Self::List(shape).check(value),
-            Self::OneOrMore(shape) => shape.check(value),
             Self::Members(known) => {
                 let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
                 let map = value.mapping(&names)?;
@@ -74,16 +70,12 @@ fn network(text: &str) -> Option<()> {
     bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
 }
 
-use Shape::{Address, Count, Duration, List, Members, Network, OneOf, OneOrMore, Rate, Secret, Text};
+use Shape::{Address, Count, Duration, List, Members, Network, OneOf, Rate, Secret, Text};
 
-pub(super) const LISTEN_TLS: Shape =
-    OneOrMore(&Members(&[("certificate", Text), ("private_key", Secret), ("client_ca", Text), ("sni", List(&Text))]));
 pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
 pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
-pub(super) const UPSTREAM_TLS: Shape =
-    Members(&[("ca", Text), ("server_name", Text), ("certificate", Text), ("private_key", Secret)]);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
 pub(super) const CORS: Shape = Members(&[("allowed_origins", List(&Text))]);
 pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);

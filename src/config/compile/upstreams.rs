@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::reader::{Map, Value, did_you_mean, shorten};
 use super::rewriting;
-use super::unbuilt::{self, Shape};
-use crate::config::model::{Endpoint, Environments, HealthCheck, Host, Outlier, Retries, Upstream};
+use super::tls;
+use super::unbuilt;
+use crate::config::model::{Endpoint, Environments, HealthCheck, Host, Outlier, Retries, Upstream, UpstreamTls};
 use crate::policy::route::UpstreamId;
 
 const MEMBERS: &[&str] = &[
@@ -27,9 +28,7 @@ const MEMBERS: &[&str] = &[
     "dns_refresh",
 ];
 
-const UNBUILT: &[(&str, Shape)] = &[("tls", unbuilt::UPSTREAM_TLS), ("identity", unbuilt::IDENTITY)];
-
-pub(super) fn upstreams(value: &Value<'_>, base: &Path) -> Option<Vec<Upstream>> {
+pub(super) fn upstreams(value: &Value<'_>, file: &Path) -> Option<Vec<Upstream>> {
     let members = value.members()?;
     if members.is_empty() {
         return value.mistake("there is no upstream", "add seeme: { endpoints: [\"http://127.0.0.1:9000\"] }");
@@ -41,30 +40,28 @@ pub(super) fn upstreams(value: &Value<'_>, base: &Path) -> Option<Vec<Upstream>>
             value.mistake::<()>(format!("`{}` is not a name", shorten(name)), "use letters, digits, _ and -");
         }
         // Also after a mistake inside, so that the name is known to the routes.
-        upstreams.push(upstream(name, value, base));
+        upstreams.push(upstream(name, value, file));
     }
     Some(upstreams)
 }
 
-fn upstream(name: &str, value: &Value<'_>, base: &Path) -> Upstream {
+fn upstream(name: &str, value: &Value<'_>, file: &Path) -> Upstream {
     let mut upstream = absent(name);
     let Some(map) = value.mapping(MEMBERS) else { return upstream };
-    for (name, shape) in UNBUILT {
-        if let Some(value) = map.get(name) {
-            unbuilt::refuse::<()>(&value, shape);
-        }
-    }
-    if let Some(value) = map.get("http2")
-        && value.flag() == Some(true)
-    {
-        value.not_yet::<()>("write http2: false, the default");
+    if let Some(value) = map.get("identity") {
+        unbuilt::refuse::<()>(&value, &unbuilt::IDENTITY);
     }
     upstream.endpoints = endpoints(&map).unwrap_or_default();
+    let encrypted = upstream.endpoints.iter().any(|endpoint| endpoint.encrypted);
+    upstream.http2 = map.read("http2", false, |value| value.flag());
+    upstream.tls =
+        map.read("tls", UpstreamTls::default(), |value| tls::upstream(value, file, encrypted || !map.has("endpoints")));
     upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);
     upstream.dns_refresh = map.duration("dns_refresh", upstream.dns_refresh);
     upstream.host = map.read("host", upstream.host, rewriting::host);
     upstream.strip_prefix = map.read("strip_prefix", Vec::new(), rewriting::strip_prefix);
     upstream.add_prefix = map.read("add_prefix", String::new(), rewriting::add_prefix);
+    let base = file.parent().unwrap_or(Path::new(""));
     upstream.set_headers = map.read("set_headers", Vec::new(), |value| rewriting::set_headers(value, base));
     upstream.health_check = map.get("health_check").and_then(|value| health_check(&value));
     upstream.outlier = map.read("outlier", upstream.outlier, outlier);
@@ -79,6 +76,8 @@ fn absent(name: &str) -> Upstream {
         name: name.into(),
         endpoints: Vec::new(),
         connect_timeout: Duration::from_secs(1),
+        http2: false,
+        tls: UpstreamTls::default(),
         dns_refresh: Duration::from_secs(30),
         host: Host::Preserve,
         strip_prefix: Vec::new(),
@@ -156,7 +155,7 @@ fn weights(value: &Value<'_>, endpoints: usize) -> Option<Vec<u32>> {
     Some(weights)
 }
 
-/// `http://host:port`.
+/// `http://host:port`, or https.
 fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
     const LIKE: &str = "write http://HOST:PORT";
     let text = value.text()?;
@@ -164,15 +163,15 @@ fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
         Some((scheme, rest)) => (scheme, rest.strip_suffix('/').unwrap_or(rest)),
         None => return value.mistake(format!("`{}` is not a URL", shorten(text)), LIKE),
     };
-    match scheme {
-        "http" => {}
-        "https" => return value.mistake("an https endpoint is not enforced by this build yet", LIKE),
+    let (encrypted, usual_port) = match scheme {
+        "http" => (false, 80),
+        "https" => (true, 443),
         _ => {
             let near = did_you_mean(scheme, ["http", "https"]);
             let mend = if near.is_empty() { LIKE } else { &near };
             return value.mistake(format!("`{}` is not http or https", shorten(scheme)), mend);
         }
-    }
+    };
     if rest.contains('@') {
         return value.mistake("an endpoint has no user and password", LIKE);
     }
@@ -182,9 +181,9 @@ fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
     match rest.parse::<http::uri::Authority>() {
         Ok(authority) if !authority.host().is_empty() && authority.port_u16() != Some(0) => {
             match authority.port_u16() {
-                Some(_) => Some(Endpoint { authority: rest.into(), weight: 1 }),
+                Some(_) => Some(Endpoint { authority: rest.into(), encrypted, weight: 1 }),
                 None if authority.port().is_none() && !rest.ends_with(':') => {
-                    Some(Endpoint { authority: format!("{rest}:80").into(), weight: 1 })
+                    Some(Endpoint { authority: format!("{rest}:{usual_port}").into(), encrypted, weight: 1 })
                 }
                 None => value.mistake(format!("`{}` has no valid port", shorten(text)), LIKE),
             }

@@ -40,7 +40,8 @@ pub(super) fn routes(
 fn unproven(value: &Value<'_>, table: &RouteTable, backends: &Backends<'_>) {
     let with_key = || table.routes().iter().filter(|route| route.access != Access::Public);
     let is_unproven = |route: &&Arc<Route>| {
-        !route.forward_authorization && backends.of(route).any(|upstream| upstream.set_headers.is_empty())
+        let is_open = |upstream: &Upstream| upstream.set_headers.is_empty() && upstream.tls.client.is_none();
+        !route.forward_authorization && backends.of(route).any(is_open)
     };
     let (all, unproven) = (with_key().count(), with_key().filter(is_unproven).count());
     let on = match (unproven, all) {

@@ -201,10 +201,10 @@ async fn two_failed_checks_take_an_endpoint_out_and_one_good_one_brings_it_back(
 #[tokio::test(start_paused = true)]
 async fn only_so_many_requests_are_in_flight() {
     let cluster = start(&format!("{TWO}, max_requests: 2"), &Names::default(), None);
-    let places = [cluster.admit().unwrap(), cluster.admit().unwrap()];
+    let slots = [cluster.admit().unwrap(), cluster.admit().unwrap()];
     assert_eq!(cluster.admit().unwrap_err(), UpstreamError::Busy);
     assert_eq!(cluster.admit().unwrap_err(), UpstreamError::Busy);
-    drop(places);
+    drop(slots);
     assert!(cluster.admit().unwrap().is_some());
     assert!(start(TWO, &Names::default(), None).admit().unwrap().is_none(), "without a limit nothing is counted");
 }
@@ -225,7 +225,7 @@ async fn a_changed_upstream_takes_over_what_is_the_same_with_its_trouble() {
     assert!(Arc::ptr_eq(&pod, &peer(&later, 5)));
     assert_eq!(chosen(&later), [(5, 2 * WEIGHT), (6, 2 * WEIGHT), (3, WEIGHT)], "the first is still aside");
     drop(earlier);
-    pass(10).await;
+    pass(11).await;
     assert_eq!(octets(&later), [1, 5, 6, 3], "and comes back in its time");
     first.failed();
     assert_eq!(octets(&later), [5, 6, 3], "the new one judges it now");

@@ -27,6 +27,7 @@ default_plan: roomy
 pub(crate) struct Layout {
     routes: String,
     sections: String,
+    listener: String,
     upstream: Option<String>,
     management: Option<String>,
     store: Option<PathBuf>,
@@ -66,6 +67,12 @@ impl Layout {
     /// A section of gateway.yaml, or several.
     pub(crate) fn section(mut self, yaml: &str) -> Self {
         self.sections += &format!("{yaml}\n");
+        self
+    }
+
+    /// Members of `listen.public` beside its address.
+    pub(crate) fn listener(mut self, members: &str) -> Self {
+        self.listener += &format!(", {members}");
         self
     }
 
@@ -115,13 +122,13 @@ impl Layout {
         let members = self.shared_store.unwrap_or_else(|| format!("url: \"sqlite:{}\"", store.display()));
         let routes = if self.routes.is_empty() { USUAL_ROUTES } else { &self.routes };
         let text = format!(
-            "listen: {{ public: {{ address: \"127.0.0.1:0\" }}, admin: {{ address: \"127.0.0.1:0\" }} }}
+            "listen: {{ public: {{ address: \"127.0.0.1:0\"{} }}, admin: {{ address: \"127.0.0.1:0\" }} }}
 store: {{ {members} }}
 {upstreams}{plans}management: {{ {management} }}
 {log_level}workers: 2
 {}routes:
 {routes}",
-            self.sections,
+            self.listener, self.sections,
         );
         let config = folder.path().join("gateway.yaml");
         std::fs::write(&config, text).unwrap();

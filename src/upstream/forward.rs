@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{Method, Request, Response};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::UpstreamError;
@@ -62,6 +63,8 @@ struct Sending<'a> {
     method: Method,
     progress: Option<&'a Arc<Progress>>,
     limits: Forwarding,
+    /// Sent, it is gone: a connection that is closing must be found out before.
+    once: bool,
 }
 
 /// A try that gave no answer.
@@ -117,7 +120,7 @@ impl Upstreams {
         target.count();
         target.cluster.rewrite(&mut request);
         let copy = copy_to_repeat(&request, &target.cluster.config);
-        let sending = Sending { id, method: request.method().clone(), progress, limits };
+        let sending = Sending { id, method: request.method().clone(), progress, limits, once: copy.is_none() };
         let (pool, under_way) = match target.cluster.selection().pick(self.worker, || target.random()) {
             Some(picked) => picked,
             // Boxed: rare, as everything behind a failure.
@@ -231,6 +234,10 @@ impl Upstreams {
         fresh: bool,
     ) -> Result<(Lease, bool), UpstreamError> {
         while let Some(mut lease) = pool.take().filter(|_| !fresh) {
+            if sending.once {
+                // One turn of the event loop: a close that has arrived is known after it.
+                yield_now().await;
+            }
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
             // reads no more of what it was sent would hold up a stranger's request.
             if lease.sender().is_ready() || matches!(timeout(SETTLE, lease.sender().ready()).await, Ok(Ok(()))) {

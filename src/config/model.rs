@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 
 use super::redis_url::RedisUrl;
+use crate::policy::cors::Cors;
 use crate::policy::credential::KeyShape;
 use crate::policy::key::{Account, Environment, QuotaLimits};
 use crate::policy::route::{RouteTable, UpstreamId};
@@ -23,6 +24,10 @@ use crate::policy::scope::ScopeCatalog;
 pub struct Config {
     /// The file it came from.
     pub source: PathBuf,
+    /// BLAKE3 of the text it was compiled from.
+    pub digest: [u8; 32],
+    /// Counts the reloads of this process: what was worked out under one number is worked out anew under another.
+    pub revision: u64,
     /// Threads that serve; each has its own listener and upstream pool.
     pub workers: usize,
     /// Where it listens.
@@ -41,6 +46,8 @@ pub struct Config {
     pub scopes: ScopeCatalog,
     /// The management API.
     pub management: Management,
+    /// Which web pages may read answers; `None`: browsers let none of another origin.
+    pub cors: Option<Cors>,
     /// Size limits.
     pub limits: Limits,
     /// Time limits.
@@ -62,7 +69,7 @@ pub struct Config {
 }
 
 /// Where the gateway listens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// For clients.
     pub public: SocketAddr,
@@ -105,10 +112,15 @@ impl Config {
     pub fn cached_keys_are_served_for(&self) -> Duration {
         self.store.serve_cached_keys_for.max(self.cache.recheck_without_push)
     }
+
+    /// How long a known key stays in the cache: past its TTL, so that an outage of the store can be bridged.
+    pub fn known_keys_are_kept_for(&self) -> Duration {
+        self.cache.ttl + self.store.serve_cached_keys_for
+    }
 }
 
 /// Which store, and what to do without it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
     /// Which backend.
     pub url: StoreUrl,
@@ -185,7 +197,7 @@ pub enum OutageQuota {
 }
 
 /// The key cache.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheConfig {
     /// Entries at most.
     pub capacity: u64,
@@ -291,7 +303,7 @@ pub struct Retries {
 }
 
 /// Which backend serves which kind of key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Environments {
     /// For `sm_live_` keys and requests without a key.
     pub live: UpstreamId,
@@ -310,7 +322,7 @@ impl Environments {
 }
 
 /// Plans, and what they are charged to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
     /// By name, in the order of the file.
     pub plans: Vec<(Arc<str>, Plan)>,
@@ -380,7 +392,7 @@ impl Quota {
 pub const CLIENT_MANAGEMENT_PATH: &str = "/api/v1/me/apikeys";
 
 /// The management API.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Management {
     /// `/api/v1/api-keys`
     pub base_path: String,
@@ -389,7 +401,7 @@ pub struct Management {
 }
 
 /// Size limits of a message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at most.
     pub connections: usize,
@@ -410,7 +422,7 @@ pub struct Limits {
 }
 
 /// Time limits of an exchange.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first byte to the end of the head.
     pub header: Duration,
@@ -427,7 +439,7 @@ pub struct Timeouts {
 }
 
 /// What SIGTERM does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
     /// Not ready, but still accepting, for this long.
     pub delay: Duration,
@@ -436,7 +448,7 @@ pub struct Drain {
 }
 
 /// Usage counting.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageConfig {
     /// How often counters are written.
     pub flush: Duration,

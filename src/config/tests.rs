@@ -1,6 +1,7 @@
 //! Tests of the compiler as a whole: what operators read when a file is wrong, and what a right one means.
 
 mod mends;
+mod rules;
 mod store;
 mod upstreams;
 
@@ -199,7 +200,6 @@ upstreams:
   b: { endpoints: [\"http://a:1\"] }
 plans: { free: { requests_per_minute: 1, requests_per_day: 1, concurrent_requests: 5 } }
 sessions: { unknown_tokens: forward, introspect: { path: /x, ttl: 30s } }
-cors: { allowed_origins: [\"https://app.seeme.ai\"] }
 limits: { per_address: { failed_auth: 600/min } }
 enforcement: observe
 include: [routes/*.yaml]

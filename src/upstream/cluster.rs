@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep};
 use super::UpstreamError;
 use super::balance::{Endpoint, Selection};
 use super::dns::{self, Resolve};
-use super::fields::{self, FieldError, Fields};
+use super::fields::{self, Fields};
 use super::health;
 use super::peer::Peer;
 use super::pool::Pool;
 use crate::config::model::{self, Host, Retries, Secret, Upstream};
 use crate::telemetry::Metrics;
-use crate::telemetry::names::HealthMetrics;
+use crate::telemetry::names::UpstreamMetrics;
 
 /// Failed health checks in a row after which an endpoint is unhealthy; one good one makes it healthy again.
 const UNHEALTHY: u32 = 2;
@@ -29,12 +29,16 @@ const UNHEALTHY: u32 = 2;
 const WEIGHT: u64 = 1_000_000;
 
 /// All upstreams of a configuration. One for the process; every worker has its own [`super::Upstreams`] on it.
-pub struct Clusters(Vec<Arc<Cluster>>);
+pub struct Clusters {
+    all: Vec<Arc<Cluster>>,
+    workers: usize,
+    control: Handle,
+}
 
 /// One upstream.
 pub(super) struct Cluster {
     pub(super) config: Upstream,
-    pub(super) metrics: HealthMetrics,
+    pub(super) metrics: Arc<UpstreamMetrics>,
     pub(super) resolve: Resolve,
     /// When a look-up on demand failed last; held while one is under way.
     pub(super) asked: tokio::sync::Mutex<Option<Instant>>,
@@ -71,28 +75,40 @@ impl Drop for Slot {
 }
 
 impl Clusters {
-    /// For these upstreams. What `earlier` had and is still the same goes on as it is: connections, health, what is counted.
-    /// Look-ups and health checks run on `control`.
+    /// For these upstreams, with what they get of their own, and so many workers. Look-ups and health checks run on `control`.
     pub fn new(
         upstreams: &[Upstream],
+        fields: Vec<Fields>,
         workers: usize,
         metrics: &Metrics,
         control: &Handle,
-        earlier: Option<&Self>,
-    ) -> Result<Self, FieldError> {
-        let cluster = |(upstream, metrics): (&Upstream, _)| {
-            let earlier = earlier.and_then(|all| all.0.iter().find(|cluster| cluster.config.name == upstream.name));
-            match earlier {
-                Some(same) if same.config == *upstream => Ok(same.clone()),
-                earlier => Cluster::start(upstream.clone(), workers, metrics, control, dns::system(), earlier),
+    ) -> Self {
+        Self { all: Vec::new(), workers, control: control.clone() }.under(upstreams, fields, metrics)
+    }
+
+    /// The same under another configuration. What is still the same goes on as it is: connections, health, what is counted.
+    pub fn under(&self, upstreams: &[Upstream], fields: Vec<Fields>, metrics: &Metrics) -> Self {
+        let Self { workers, control, .. } = self;
+        let cluster = |(upstream, fields): (&Upstream, Fields)| {
+            let earlier = self.all.iter().find(|cluster| cluster.config.name == upstream.name);
+            if let Some(same) = earlier.filter(|earlier| earlier.config == *upstream) {
+                same.set_fields(fields);
+                return same.clone();
             }
+            let metrics =
+                earlier.map_or_else(|| Arc::new(metrics.upstream(&upstream.name)), |earlier| earlier.metrics.clone());
+            Cluster::start(upstream.clone(), fields, *workers, metrics, control, dns::system(), earlier)
         };
-        let metrics = metrics.upstreams.iter().map(|metrics| metrics.health.clone());
-        upstreams.iter().zip(metrics).map(cluster).collect::<Result<_, _>>().map(Self)
+        let all = upstreams.iter().zip(fields).map(cluster).collect();
+        Self { all, workers: *workers, control: control.clone() }
+    }
+
+    pub(super) const fn workers(&self) -> usize {
+        self.workers
     }
 
     pub(super) fn all(&self) -> &[Arc<Cluster>] {
-        &self.0
+        &self.all
     }
 }
 
@@ -100,14 +116,15 @@ impl Cluster {
     /// With its tasks, which end when it is dropped.
     pub(super) fn start(
         config: Upstream,
+        fields: Fields,
         workers: usize,
-        metrics: HealthMetrics,
+        metrics: Arc<UpstreamMetrics>,
         control: &Handle,
         resolve: Resolve,
         earlier: Option<&Arc<Self>>,
-    ) -> Result<Arc<Self>, FieldError> {
+    ) -> Arc<Self> {
         let cluster = Arc::new(Self {
-            fields: ArcSwap::from_pointee(fields::read(&config)?),
+            fields: ArcSwap::from_pointee(fields),
             config,
             metrics,
             resolve,
@@ -135,20 +152,20 @@ impl Cluster {
         if let Some(check) = &cluster.config.health_check {
             control.spawn(health::keep_checked(Arc::downgrade(&cluster), check.clone()));
         }
-        Ok(cluster)
+        cluster
     }
 
     /// Addresses of endpoints that are still there, with everything that hangs on them.
     fn take_over(self: &Arc<Self>, earlier: &Self) {
         let mut taken = Vec::new();
         for Member { endpoint, ejected, failed_probes } in &*earlier.members() {
-            if self.endpoints().any(|ours| ours.authority == endpoint.peer.endpoint.authority) {
+            if self.endpoints().any(|ours| is_same(ours, &endpoint.peer.endpoint)) {
                 endpoint.peer.belongs_to(Arc::downgrade(self));
                 taken.push(Member { endpoint: endpoint.clone(), ejected: *ejected, failed_probes: *failed_probes });
             }
         }
         for endpoint in self.endpoints() {
-            let belongs = |member: &&mut Member| member.endpoint.peer.endpoint.authority == endpoint.authority;
+            let belongs = |member: &&mut Member| is_same(&member.endpoint.peer.endpoint, endpoint);
             let count = taken.iter_mut().filter(belongs).count() as u64;
             taken
                 .iter_mut()
@@ -174,7 +191,7 @@ impl Cluster {
     pub(super) fn set_addresses(self: &Arc<Self>, configured: &model::Endpoint, addresses: &[SocketAddr]) {
         let weight = share_of(configured.weight, addresses.len() as u64);
         let mut members = self.members();
-        let is_of = |member: &Member| member.endpoint.peer.endpoint.authority == configured.authority;
+        let is_of = |member: &Member| is_same(&member.endpoint.peer.endpoint, configured);
         members.retain(|member| {
             let stays = !is_of(member) || addresses.contains(&member.endpoint.peer.address);
             if !stays {
@@ -202,8 +219,8 @@ impl Cluster {
     fn publish(&self, members: &[Member]) {
         let usable: Vec<Endpoint> =
             members.iter().filter(|member| member.is_usable()).map(|member| member.endpoint.clone()).collect();
-        self.metrics.endpoints.set(members.len() as f64);
-        self.metrics.usable.set(usable.len() as f64);
+        self.metrics.health.endpoints.set(members.len() as f64);
+        self.metrics.health.usable.set(usable.len() as f64);
         let all = || members.iter().map(|member| member.endpoint.clone()).collect();
         self.selection.store(Arc::new(Selection::new(if usable.is_empty() { all() } else { usable })));
     }
@@ -235,7 +252,7 @@ impl Cluster {
         }
         let Some(member) = members.iter_mut().find(|member| is_it(member) && !member.ejected) else { return };
         member.ejected = true;
-        self.metrics.ejections.increment(1);
+        self.metrics.health.ejections.increment(1);
         tracing::warn!(upstream = %self.config.name, address = %peer.address, "put aside for {:?}: {in_a_row} failures in a row", outlier.eject_for);
         self.control.spawn(readmit_after(outlier.eject_for, Arc::downgrade(&member.endpoint.peer)));
         self.publish(&members);
@@ -266,6 +283,11 @@ impl Cluster {
     fn members(&self) -> MutexGuard<'_, Vec<Member>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether two endpoints are one, whatever their weights.
+fn is_same(a: &model::Endpoint, b: &model::Endpoint) -> bool {
+    (&a.authority, a.encrypted) == (&b.authority, b.encrypted)
 }
 
 /// A weight shared by so many addresses; never nothing.
@@ -308,7 +330,7 @@ impl std::fmt::Debug for Cluster {
 
 impl std::fmt::Debug for Clusters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(&self.0).finish()
+        f.debug_list().entries(&self.all).finish()
     }
 }
 

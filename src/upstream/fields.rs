@@ -13,8 +13,8 @@ use crate::config::model::{Secret, Upstream};
 /// How often files are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The fields as they are now.
-pub(super) type Fields = Vec<(HeaderName, HeaderValue)>;
+/// The fields of one upstream, as they are now.
+pub type Fields = Vec<(HeaderName, HeaderValue)>;
 
 /// A file of `set_headers` that is no value.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,11 @@ pub enum FieldError {
     /// It has something in it that cannot be sent.
     #[error("upstreams.{0}.set_headers.{1}: {path} is not the value of a field: write visible characters, on one line", path = .2.display())]
     NoValue(String, HeaderName, PathBuf),
+}
+
+/// The fields of all upstreams. Read before anything is done about a configuration: it may fail.
+pub fn read_fields(upstreams: &[Upstream]) -> Result<Vec<Fields>, FieldError> {
+    upstreams.iter().map(read).collect()
 }
 
 /// All fields of an upstream, files read anew.

@@ -36,7 +36,7 @@ pub(super) async fn keep_checked(cluster: Weak<Cluster>, check: HealthCheck) {
                 let answer = timeout(check.interval.min(PATIENCE), probe(&cluster, &peer, &check)).await;
                 let is_well = answer.is_ok_and(|status| status.is_some_and(|status| (200..400).contains(&status)));
                 if !is_well {
-                    cluster.metrics.probe_failures.increment(1);
+                    cluster.metrics.health.probe_failures.increment(1);
                 }
                 cluster.probed(&peer, is_well);
             });

@@ -21,7 +21,7 @@ mod socket;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
 pub use cluster::{Clusters, Slot};
-pub use fields::FieldError;
+pub use fields::{FieldError, Fields, read_fields};
 pub use forward::{Forwarding, Upstreams};
 pub use gather::poll_write_gathered;
 pub use socket::Socket;

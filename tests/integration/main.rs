@@ -10,7 +10,9 @@
 
 mod boundary;
 mod check_cli;
+mod cors;
 mod decision;
+mod drain;
 mod faults;
 mod fleet;
 mod forwarding;
@@ -34,6 +36,7 @@ mod redis_revocation;
 mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
+mod reload;
 mod resources;
 mod retries;
 mod rewriting;
@@ -44,6 +47,7 @@ mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod take_over;
 mod tls;
 mod upstreams;
 mod usage;

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::reader::{Map, Value, did_you_mean, shorten};
-use super::rewriting;
-use super::tls;
-use super::unbuilt;
+use super::{rewriting, tls, unbuilt};
 use crate::config::model::{Endpoint, Environments, HealthCheck, Host, Outlier, Retries, Upstream, UpstreamTls};
 use crate::policy::route::UpstreamId;
 
@@ -46,6 +44,7 @@ pub(super) fn upstreams(value: &Value<'_>, file: &Path) -> Option<Vec<Upstream>>
 }
 
 fn upstream(name: &str, value: &Value<'_>, file: &Path) -> Upstream {
+    let base = file.parent().unwrap_or(Path::new(""));
     let mut upstream = absent(name);
     let Some(map) = value.mapping(MEMBERS) else { return upstream };
     if let Some(value) = map.get("identity") {
@@ -61,7 +60,6 @@ fn upstream(name: &str, value: &Value<'_>, file: &Path) -> Upstream {
     upstream.host = map.read("host", upstream.host, rewriting::host);
     upstream.strip_prefix = map.read("strip_prefix", Vec::new(), rewriting::strip_prefix);
     upstream.add_prefix = map.read("add_prefix", String::new(), rewriting::add_prefix);
-    let base = file.parent().unwrap_or(Path::new(""));
     upstream.set_headers = map.read("set_headers", Vec::new(), |value| rewriting::set_headers(value, base));
     upstream.health_check = map.get("health_check").and_then(|value| health_check(&value));
     upstream.outlier = map.read("outlier", upstream.outlier, outlier);

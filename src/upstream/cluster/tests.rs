@@ -57,8 +57,9 @@ routes: [{{ match: GET /, access: public }}]
 }
 
 fn start(members: &str, names: &Names, earlier: Option<&Arc<Cluster>>) -> Arc<Cluster> {
-    let metrics = Metrics::new(Vec::new(), &["main".into()]).upstreams[0].health.clone();
-    Cluster::start(upstream(members), 1, metrics, &Handle::current(), names.resolve(), earlier).unwrap()
+    let (upstream, metrics) = (upstream(members), Arc::new(Metrics::new().upstream(&"main".into())));
+    let fields = fields::read(&upstream).unwrap();
+    Cluster::start(upstream, fields, 1, metrics, &Handle::current(), names.resolve(), earlier)
 }
 
 /// Last octets and weights of those that get requests.

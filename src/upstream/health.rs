@@ -14,9 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::body::RequestBody;
 use super::cluster::Cluster;
 use super::connect::connect;
-use super::heard::Heard;
 use super::peer::Peer;
-use super::pool::Connection;
 use crate::config::model::HealthCheck;
 
 /// Nobody waits for an answer longer than this, or than to the next check.
@@ -47,15 +45,13 @@ pub(super) async fn keep_checked(cluster: Weak<Cluster>, check: HealthCheck) {
 
 /// The status of the answer.
 async fn probe(cluster: &Arc<Cluster>, peer: &Arc<Peer>, check: &HealthCheck) -> Option<u16> {
-    let heard = Heard::default();
-    let (sender, task) = connect(&cluster.config, &peer.endpoint, peer.address, &heard).await.ok()?;
     // Closed when it goes out of scope, also when time is up.
-    let mut connection = Connection { sender, task, heard };
+    let mut connection = connect(&cluster.config, &peer.endpoint, peer.address).await.ok()?;
     let mut request = Request::new(RequestBody::Empty);
     *request.uri_mut() = check.path.clone().into();
     request.headers_mut().insert(HOST, cluster.probe_host(peer));
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("seeme-gateway-health-check"));
     cluster.set_own_fields(&mut request);
-    let response = connection.sender.send_request(request).await.ok()?;
+    let response = connection.send(request).await.ok()?;
     Some(response.status().as_u16())
 }

@@ -196,8 +196,8 @@ fn what_this_build_does_not_enforce_is_refused_and_checked_all_the_same() {
   authz: { address: 127.0.0.1:9902 }
 store: { url: \"sqlite:x.db\" }
 upstreams:
-  a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], identity: { jwt_key: { file: k } } }
-  b: { endpoints: [\"https://a:1\"], tls: { ca: x, sni: y } }
+  a: { endpoints: [\"http://a:1\", \"http://b:1\"], identity: { jwt_key: { file: k } } }
+  b: { endpoints: [\"http://a:1\"] }
 plans: { free: { requests_per_minute: 1, requests_per_day: 1, concurrent_requests: 5 } }
 sessions: { unknown_tokens: forward, introspect: { path: /x, ttl: 30s } }
 limits: { per_address: { failed_auth: 600/min } }

@@ -28,7 +28,7 @@ use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
 use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
-use crate::upstream::{Aside, Progress};
+use crate::upstream::{Aside, Progress, Slot};
 use crate::usage::Hit;
 use crate::wire::http1::Refused;
 
@@ -350,6 +350,8 @@ pub struct RequestRecord {
     pub secret: Option<KeyHash>,
     /// Leave to forward it, once it was admitted.
     pub permit: Option<Permit>,
+    /// Its slot among those that the upstream may have at a time.
+    pub slot: Option<Slot>,
     /// Code of a refusal.
     pub code: Option<&'static str>,
     /// Status of the answer, once there is one.
@@ -395,6 +397,7 @@ impl RequestRecord {
             key: None,
             secret: None,
             permit: None,
+            slot: None,
             code: None,
             status: 499,
             complete: false,

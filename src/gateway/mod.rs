@@ -42,7 +42,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
 use crate::telemetry::trace::IdSource;
-use crate::upstream::{BodyError, Clusters, Forwarding, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{BodyError, Clusters, Fields, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
 
 use context::{ConnInfo, Inbound, RequestRecord};
@@ -124,8 +124,8 @@ impl Shared {
     }
 
     /// Takes another configuration into force. What is the same in it of the upstreams goes on as it is.
-    pub fn reload(&self, config: Config) {
-        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, &self.metrics);
+    pub fn reload(&self, config: Config, fields: Vec<Fields>) {
+        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, fields, &self.metrics);
         self.in_force.send_replace(Arc::new(InForce { config: Arc::new(config), clusters }));
     }
 }
@@ -215,6 +215,10 @@ impl Gateway {
         let scoped = key.check_scope(&found.route.access)?;
         let (values, held) = self.bound_values(config, &found, &scoped, inbound, record).await?;
         let grant = scoped.check_resources(found, values)?;
+        let upstream = config.upstream_of(grant.route(), grant.environment());
+        // Before quota is charged: what is refused costs nothing.
+        let slot = snapshot.upstreams.admit(upstream);
+        record.slot = slot.map_err(|error| self.upstream_failed(error, snapshot.upstreams.metrics(upstream), None))?;
         let permit = self.shared.limiter.admit(grant).await?;
         self.forward(snapshot, permit, held, conn, inbound, record).await
     }

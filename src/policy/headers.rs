@@ -93,10 +93,15 @@ pub fn is_twin(a: &HeaderName, b: &HeaderName) -> bool {
 
 /// Sets what an operator wants an upstream to get; the client's own fields of these names are removed.
 pub fn set(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
-    retain(headers, |name| !fields.iter().any(|(ours, _)| is_twin(ours, name)));
+    remove(headers, fields);
     for (name, value) in fields {
         headers.insert(name, value.clone());
     }
+}
+
+/// Removes fields of these names.
+pub fn remove(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
+    retain(headers, |name| !fields.iter().any(|(ours, _)| is_twin(ours, name)));
 }
 
 /// Fields that say how a message is to be framed, routed, judged, stored or answered: too late in a trailer, where who merges it

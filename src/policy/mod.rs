@@ -17,6 +17,7 @@ pub mod quota;
 pub mod rejection;
 pub mod resource;
 pub mod retry;
+pub mod rewrite;
 pub mod route;
 pub mod scope;
 pub mod table;

@@ -89,8 +89,8 @@ impl Workers {
             let (draining, configs) = (drain.0.subscribe(), shared.in_force.subscribe());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker =
-                    Worker { gateway: Arc::new(Gateway::new(shared, index)), tls, counts, open: Mutex::default() };
+                let gateway = Arc::new(Gateway::new(shared, index));
+                let worker = Worker { gateway, tls, counts, open: Mutex::default() };
                 if let Err(error) = runtime.block_on(Arc::new(worker).run(sockets, draining, configs)) {
                     tracing::error!(%error, "a worker could not start");
                 }

@@ -46,6 +46,7 @@ mod redis_usage;
 mod reload;
 mod resources;
 mod retries;
+mod rewriting;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;

@@ -23,6 +23,7 @@ use crate::clock::SystemClock;
 use crate::config::model::Config;
 use crate::gateway::Shared;
 use crate::limit::Limiter;
+use crate::limit::address::AddressRate;
 use crate::management::api::{FlushUsage, Management};
 use crate::server::{BindError, Drain, Listeners, Workers};
 use crate::store::health::Guard;
@@ -191,6 +192,8 @@ fn share(
     Arc::new(Shared {
         auth: Arc::new(Authenticator::new(guard.clone(), config.clone(), metrics.clone())),
         limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
+        failed_auth: AddressRate::new(),
+        public_requests: AddressRate::new(),
         management: Management::new(store, config.clone(), clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),

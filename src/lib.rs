@@ -7,7 +7,7 @@
 //! # The layer rule
 //!
 //! Imports point down only:
-//! `policy` ← `clock` ← `config`, `store` ← `telemetry` ← `auth`, `limit`, `usage`, `upstream` ← `management` ← `gateway`,
+//! `policy`, `wire` ← `clock` ← `config`, `store` ← `telemetry` ← `auth`, `limit`, `usage`, `upstream` ← `management` ← `gateway`,
 //! `admin` ← `server` ← `app` ← `cli` ← `main`. A test scans every `use crate::` line and fails on an upward one.
 
 pub mod admin;
@@ -25,3 +25,4 @@ pub mod store;
 pub mod telemetry;
 pub mod upstream;
 pub mod usage;
+pub mod wire;

@@ -18,9 +18,10 @@ use crate::clock::Clock;
 use crate::limit::Permit;
 use crate::policy::access::KeyProfile;
 use crate::policy::credential::KeyHash;
-use crate::policy::headers;
+use crate::policy::forwarded::{self, Passed};
 use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
+use crate::policy::network::Networks;
 use crate::policy::route::{Route, RouteId};
 use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
@@ -32,10 +33,12 @@ use crate::usage::Hit;
 /// A client connection.
 #[derive(Debug)]
 pub struct ConnInfo {
-    /// The peer.
-    pub client: IpAddr,
+    /// Who is at the other end, or whom its PROXY header named. The client of a request: [`RequestRecord::client`].
+    pub peer: IpAddr,
     /// The peer, ready for `X-Forwarded-For`.
-    pub client_value: HeaderValue,
+    pub peer_value: HeaderValue,
+    /// The peer is a proxy that is believed, and so are these.
+    trusted: Option<Arc<Networks>>,
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
@@ -66,17 +69,14 @@ pub enum Phase {
 
 impl ConnInfo {
     /// A connection from this address.
-    pub fn new(client: IpAddr, now: Mono) -> Self {
-        let client = client.to_canonical();
-        let forwarded_node = match client {
-            IpAddr::V4(v4) => v4.to_string(),
-            IpAddr::V6(v6) => format!("\"[{v6}]\""),
-        };
-        let client_value = HeaderValue::try_from(client.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+    pub fn new(peer: IpAddr, now: Mono) -> Self {
+        let peer = peer.to_canonical();
+        let peer_value = HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         Self {
-            client,
-            client_value,
-            forwarded_node,
+            peer,
+            peer_value,
+            trusted: None,
+            forwarded_node: forwarded::node(peer),
             forwarded: OnceLock::new(),
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -87,6 +87,12 @@ impl ConnInfo {
             since: AtomicU64::new(now.0),
             stalled: AtomicU64::new(0),
         }
+    }
+
+    /// Believes what the peer says of its clients, if it is in one of these networks.
+    pub fn trusting(mut self, networks: &Arc<Networks>) -> Self {
+        self.trusted = networks.contains(self.peer).then(|| networks.clone());
+        self
     }
 
     /// What it is doing, and since when. One thread writes; a reader that catches it in between judges a little late.
@@ -137,7 +143,7 @@ impl ConnInfo {
 
     /// `Forwarded` for a request to this host.
     pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
-        let make = || headers::forwarded(&self.forwarded_node, host);
+        let make = || forwarded::element(&self.forwarded_node, "http", host);
         match self.forwarded.get() {
             Some((known, value)) if known == host => Some(value.clone()),
             Some(_) => make(),
@@ -209,6 +215,8 @@ pub struct RequestRecord {
     conn: Arc<ConnInfo>,
     method: Method,
     path: String,
+    /// What a trusted proxy says of it.
+    pub passed: Option<Passed>,
     /// Its id.
     pub request_id: Id,
     /// Trace id and parent span, as `traceparent` carries them on.
@@ -260,6 +268,7 @@ impl RequestRecord {
             conn: conn.clone(),
             method: head.method.clone(),
             path,
+            passed: conn.trusted.as_ref().map(|trusted| Passed::read(conn.peer, &head.headers, trusted)),
             request_id,
             trace_id,
             endpoint: None,
@@ -283,6 +292,11 @@ impl RequestRecord {
     /// Wall-clock time at which the request began.
     pub fn time(&self) -> Timestamp {
         self.time
+    }
+
+    /// Who sent it: what logs, events and everything per address go by.
+    pub fn client(&self) -> IpAddr {
+        self.passed.map_or(self.conn.peer, |passed| passed.client)
     }
 
     /// The route was found.
@@ -329,7 +343,7 @@ impl RequestRecord {
             time: self.time,
             request_id: self.request_id,
             trace_id: self.trace_id,
-            client: self.conn.client,
+            client: self.client(),
             method: self.method.clone(),
             route: self.endpoint.clone(),
             path: std::mem::take(&mut self.path),

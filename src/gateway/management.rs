@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::context::{ConnInfo, Inbound, RequestRecord};
+use super::context::{Inbound, RequestRecord};
 use super::respond::ProxyBody;
 use super::{Gateway, GatewayError, head, inspect};
 use crate::config::model::Config;
@@ -28,7 +28,6 @@ impl Gateway {
         &self,
         config: &Config,
         call: Result<Call, Rejection>,
-        conn: &ConnInfo,
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
@@ -37,7 +36,7 @@ impl Gateway {
         head::check_declared_body(&inbound.head, Some(BODY_LIMIT as u64))?;
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
         let access = call.scope().map_or(Access::Authenticated, |scope| Access::AnyScope(vec![scope]));
-        let caller = self.authenticate(credential, &access, record).await?.check_scope(&access)?;
+        let caller = self.authenticate(config, credential, &access, record).await?.check_scope(&access)?;
         let caller = self.charge(&caller)?;
         let body = match inbound.body.as_mut().filter(|_| call.takes_body()) {
             Some(body) => inspect::read(body, BODY_LIMIT as u64, config.timeouts.body_idle).await?,
@@ -45,7 +44,7 @@ impl Gateway {
         };
         record.held(body.len() as u64);
         let quota = self.quota_of(&call, &caller).await;
-        let from = conn.client.to_string();
+        let from = record.client().to_string();
         match self.shared.management.handle(&call, &caller, quota, &body, &from).await {
             ManagementResponse::Done { status, json } => Ok(answer(status, &json, record)),
             ManagementResponse::Refused(problem) => Err(GatewayError::Problem(problem)),

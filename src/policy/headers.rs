@@ -4,23 +4,20 @@
 //! field that the gateway sets. Works on `http` types; knows no connection and no clock.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, RETRY_AFTER, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 
 use super::access::KeyProfile;
 use super::credential::looks_like_key;
+use super::forwarded::{Passed, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use super::quota::{QuotaState, WindowState};
 
 /// `X-Request-Id`
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `traceparent` (W3C Trace Context)
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
@@ -127,10 +124,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// What the gateway knows of the connection and of the request, for the fields it sets.
 #[derive(Debug)]
 pub struct Origin<'a> {
-    /// The client's address, ready to be inserted.
-    pub client: &'a HeaderValue,
-    /// [`forwarded`] for this client and host; `None` when no Host came.
+    /// The peer's address, ready to be inserted.
+    pub peer: &'a HeaderValue,
+    /// An element of `Forwarded` for this peer and host; `None` when no Host came.
     pub forwarded: Option<HeaderValue>,
+    /// What the peer says of the client, when it is a trusted proxy.
+    pub passed: Option<&'a Passed>,
     /// Version the client spoke.
     pub version: Version,
     /// This request.
@@ -155,7 +154,10 @@ pub fn for_upstream(
     });
     headers.reserve(SET_FOR_UPSTREAM);
     strip_hop_by_hop(headers);
-    retain(headers, |name| !is_forgeable(name.as_str()));
+    match origin.passed {
+        None => retain(headers, |name| !is_forgeable(name.as_str())),
+        Some(passed) => retain(headers, |name| !is_forgeable(name.as_str()) || passed.keeps(name.as_str())),
+    }
     // The gateway itself answers `100 Continue`, when it starts reading the body.
     headers.remove(EXPECT);
     let keep_authorization = match profile {
@@ -176,22 +178,22 @@ pub fn for_upstream(
     if let Some(quota) = quota {
         quota.shown.clone().set(headers);
     }
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.insert(X_FORWARDED_HOST, host);
+    match origin.passed {
+        Some(passed) => passed.set(headers, origin.peer, origin.forwarded, "http"),
+        None => {
+            if let Some(host) = headers.get(HOST).cloned() {
+                headers.insert(X_FORWARDED_HOST, host);
+            }
+            if let Some(forwarded) = origin.forwarded {
+                headers.insert(FORWARDED, forwarded);
+            }
+            headers.insert(X_FORWARDED_FOR, origin.peer.clone());
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        }
     }
-    if let Some(forwarded) = origin.forwarded {
-        headers.insert(FORWARDED, forwarded);
-    }
-    headers.insert(X_FORWARDED_FOR, origin.client.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     headers.append(VIA, via(origin.version));
     headers.insert(X_REQUEST_ID, origin.request_id);
     headers.insert(TRACEPARENT, origin.traceparent);
-}
-
-/// `Forwarded` (RFC 7239 section 4): who asked, how, for which host. `node` is the client as section 6 writes it.
-pub fn forwarded(node: &str, host: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("for={node};proto=http;host=\"{}\"", host.to_str().ok()?)).ok()
 }
 
 /// `Via` with the version that was received (RFC 9110 section 7.6.3).
@@ -224,13 +226,13 @@ pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
     QuotaFields::new(*quota).set(headers);
 }
 
-/// The same for the refusal of a call that `management.rate` has no room for: its window is the violated one.
-pub fn set_management_rate(headers: &mut HeaderMap, window: &WindowState) {
+/// The same for a refusal by another rate than the plan's: its window, of this name, is the violated one.
+pub fn set_rate(headers: &mut HeaderMap, name: &str, window: &WindowState) {
     ShownWindow::new(window).set(headers);
-    let policy = Text::new().str("\"management\";q=").number(window.limit).str(";w=60").value();
+    let policy = Text::new().str("\"").str(name).str("\";q=").number(window.limit).str(";w=60").value();
     headers.insert(RATELIMIT_POLICY, policy);
     let mut state = Text::new();
-    state.str("\"management\";r=").number(window.remaining).str(";t=").number(window.seconds_left);
+    state.str("\"").str(name).str("\";r=").number(window.remaining).str(";t=").number(window.seconds_left);
     headers.insert(RATELIMIT, state.value());
     headers.insert(RETRY_AFTER, HeaderValue::from(window.seconds_left));
 }
@@ -316,6 +318,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::forwarded;
     use crate::policy::quota::{Violated, Window};
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
@@ -327,8 +330,9 @@ mod tests {
 
     fn origin(client: &HeaderValue) -> Origin<'_> {
         Origin {
-            client,
-            forwarded: forwarded("192.0.2.1", &HeaderValue::from_static("api.example")),
+            peer: client,
+            forwarded: forwarded::element("192.0.2.1", "http", &HeaderValue::from_static("api.example")),
+            passed: None,
             version: Version::HTTP_11,
             request_id: HeaderValue::from_static("ours"),
             traceparent: HeaderValue::from_static("00-t-s-01"),

@@ -5,10 +5,12 @@
 
 pub mod access;
 pub mod credential;
+pub mod forwarded;
 pub mod headers;
 pub mod instant;
 pub mod key;
 pub mod lease;
+pub mod network;
 pub mod path;
 pub mod pattern;
 pub mod quota;

@@ -5,8 +5,12 @@
 
 mod client_io;
 mod connection;
+mod descriptors;
 mod http1;
 mod listener;
+mod places;
+mod proxy_protocol;
+mod turn_away;
 mod worker;
 
 pub use listener::{BindError, Listeners};

@@ -27,7 +27,13 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_upstream_connects_total", Kind::Counter, "Connections opened to an upstream."),
     ("gateway_connections", Kind::Gauge, "Open client connections."),
     ("gateway_connections_total", Kind::Counter, "Client connections accepted."),
-    ("gateway_connections_refused_total", Kind::Counter, "Client connections closed at once, for a limit."),
+    ("gateway_connections_refused_total", Kind::Counter, "Client connections turned away, for a limit."),
+    ("gateway_accept_errors_total", Kind::Counter, "Accepts that failed, nearly always for want of descriptors."),
+    (
+        "gateway_proxy_headers_refused_total",
+        Kind::Counter,
+        "Connections closed for a missing, late or malformed PROXY header.",
+    ),
     (
         "gateway_key_lookups_total",
         Kind::Counter,
@@ -103,8 +109,12 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Accepted.
     pub connections_total: Counter,
-    /// Closed at once.
+    /// Turned away.
     pub connections_refused: Counter,
+    /// Accepts that failed.
+    pub accept_errors: Counter,
+    /// Connections without a good PROXY header.
+    pub proxy_headers_refused: Counter,
     /// Outcomes of key look-ups.
     pub lookups: LookupMetrics,
     /// Entries of the key cache.
@@ -236,6 +246,8 @@ impl Metrics {
             connections: gauge(r, "gateway_connections", &[]),
             connections_total: counter(r, "gateway_connections_total", &[]),
             connections_refused: counter(r, "gateway_connections_refused_total", &[]),
+            accept_errors: counter(r, "gateway_accept_errors_total", &[]),
+            proxy_headers_refused: counter(r, "gateway_proxy_headers_refused_total", &[]),
             lookups: LookupMetrics {
                 hit: lookup("hit"),
                 hit_unknown: lookup("hit_unknown"),
@@ -271,9 +283,14 @@ impl Metrics {
             recorder,
         };
         // A counter that has never moved is exported too: `rate()` needs the zero, and so does whoever looks for the name.
-        for never in
-            [&metrics.panics, &metrics.connections_refused, &metrics.usage_batches_lost, &metrics.log_lines_dropped]
-        {
+        for never in [
+            &metrics.panics,
+            &metrics.connections_refused,
+            &metrics.accept_errors,
+            &metrics.proxy_headers_refused,
+            &metrics.usage_batches_lost,
+            &metrics.log_lines_dropped,
+        ] {
             never.increment(0);
         }
         metrics

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms, lowest first; those of one line do not import each other.
 const LAYERS: [&[&str]; 11] = [
-    &["policy"],
+    &["policy", "wire"],
     &["clock"],
     &["config", "store"],
     &["telemetry"],

@@ -10,6 +10,7 @@
 
 mod boundary;
 mod check_cli;
+mod connection_caps;
 mod decision;
 mod faults;
 mod fleet;
@@ -20,6 +21,8 @@ mod lifecycle;
 mod management;
 mod operating;
 mod paths;
+mod per_address;
+mod proxy_protocol;
 mod quota;
 mod random;
 mod redis_cluster;
@@ -36,8 +39,10 @@ mod resources;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
+mod slow_clients;
 mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod trusted_proxies;
 mod usage;

@@ -1,11 +1,13 @@
 //! `listen`, `cache` and `management`: where the gateway is found and what it stands on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Value;
 use super::unbuilt;
 use crate::config::model::{CacheConfig, Listen, Management};
+use crate::policy::network::{self, Networks};
 use crate::policy::pattern::{Pattern, Segment};
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -24,17 +26,15 @@ pub(super) fn listen(value: &Value<'_>) -> Option<Listen> {
     if let Some(tls) = public.get("tls") {
         unbuilt::refuse::<()>(&tls, &unbuilt::LISTEN_TLS);
     }
-    if let Some(networks) = public.get("trusted_proxies") {
-        unbuilt::refuse::<()>(&networks, &unbuilt::NETWORKS);
-    }
-    if let Some(value) = public.get("proxy_protocol")
-        && value.flag() == Some(true)
-    {
-        value.not_yet::<()>("write proxy_protocol: false, the default");
-    }
+    let trusted_proxies = public.get("trusted_proxies").and_then(|value| networks(&value)).unwrap_or_default();
+    let proxy_protocol = public.get("proxy_protocol").and_then(|value| value.flag()).unwrap_or(false);
     let address = public.require("address", "write address: 127.0.0.1:8080");
-    let listen =
-        Listen { admin: admin.as_ref().map_or(Some(DEFAULT_ADMIN), Value::address)?, public: address?.address()? };
+    let listen = Listen {
+        admin: admin.as_ref().map_or(Some(DEFAULT_ADMIN), Value::address)?,
+        public: address?.address()?,
+        proxy_protocol,
+        trusted_proxies: Arc::new(trusted_proxies),
+    };
     if listen.public == listen.admin && listen.public.port() != 0 {
         return admin
             .as_ref()
@@ -42,6 +42,18 @@ pub(super) fn listen(value: &Value<'_>) -> Option<Listen> {
             .mistake("admin and public have the same address", "give admin its own port");
     }
     Some(listen)
+}
+
+/// A list of networks, each mistake reported.
+fn networks(value: &Value<'_>) -> Option<Networks> {
+    let network = |item: &Value<'_>| {
+        let network = item.parse("a network", "write ADDRESS/BITS, such as 10.0.0.0/8", network::parse)?;
+        if network.prefix_len() == 0 {
+            item.warning("trusts everybody to say who the client is", "name the networks of the proxies");
+        }
+        Some(network)
+    };
+    Some(value.items()?.iter().filter_map(network).collect())
 }
 
 pub(super) fn cache(value: Option<&Value<'_>>) -> CacheConfig {

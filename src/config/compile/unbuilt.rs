@@ -3,8 +3,6 @@
 //! They are checked so that a file written for a later build shows its mistakes today, and refused because a member that is
 //! silently ignored is a promise that nobody keeps.
 
-use std::net::IpAddr;
-
 use super::reader::Value;
 
 /// What a member may hold.
@@ -13,10 +11,7 @@ pub(super) enum Shape {
     Count,
     Duration,
     Percent,
-    Rate,
     Address,
-    /// `10.0.0.0/8` or one address.
-    Network,
     /// Text, or `{ file: PATH }`.
     Secret,
     OneOf(&'static [(&'static str, ())]),
@@ -44,9 +39,7 @@ impl Shape {
             Self::Percent => value.parse("a share", "write a percentage such as 20%", |text| {
                 text.strip_suffix('%')?.trim_end().parse::<u8>().ok().filter(|share| *share <= 100).map(drop)
             }),
-            Self::Rate => value.rate().map(drop),
             Self::Address => value.address().map(drop),
-            Self::Network => value.parse("a network", "write ADDRESS/BITS, such as 10.0.0.0/8", network),
             Self::Secret if value.is_mapping() => {
                 value.mapping(&["file"])?.require("file", "write { file: PATH }")?.text().map(drop)
             }
@@ -80,19 +73,10 @@ impl Shape {
     }
 }
 
-fn network(text: &str) -> Option<()> {
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
-    bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
-}
-
-use Shape::{
-    Address, AnyMembers, Count, Duration, List, Members, Network, OneOf, OneOrMore, Percent, Rate, Secret, Text,
-};
+use Shape::{Address, AnyMembers, Count, Duration, List, Members, OneOf, OneOrMore, Percent, Secret, Text};
 
 pub(super) const LISTEN_TLS: Shape =
     OneOrMore(&Members(&[("certificate", Text), ("private_key", Secret), ("client_ca", Text), ("sni", List(&Text))]));
-pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
 pub(super) const TEXT: Shape = Text;
 pub(super) const DURATION: Shape = Duration;
@@ -107,7 +91,6 @@ pub(super) const OUTLIER: Shape = Members(&[("failures", Count), ("eject_for", D
 pub(super) const RETRIES: Shape = Members(&[("attempts", Count), ("budget", Percent)]);
 pub(super) const WEIGHTS: Shape = List(&Count);
 pub(super) const CORS: Shape = Members(&[("allowed_origins", List(&Text))]);
-pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);
 pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
 pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));
 pub(super) const INTROSPECT: Shape = Members(&[

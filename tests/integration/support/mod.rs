@@ -28,5 +28,5 @@ pub(crate) use load::{Load, Running, Shot, count, percentile, statuses};
 pub(crate) use long::{PATIENCE, is_long, seconds, sized};
 pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;
-pub(crate) use stand::{Gateway, Stand, cli};
+pub(crate) use stand::{Gateway, Layout, Stand, cli};
 pub(crate) use tally::Tally;

@@ -31,6 +31,7 @@ pub(crate) struct Layout {
     management: Option<String>,
     store: Option<PathBuf>,
     shared_store: Option<String>,
+    public: String,
 }
 
 /// Everything that a test talks to. The first gateway answers for the stand.
@@ -81,6 +82,12 @@ impl Layout {
         self
     }
 
+    /// Members of `listen.public` beside its address.
+    pub(crate) fn public(mut self, members: &str) -> Self {
+        self.public = format!(", {members}");
+        self
+    }
+
     /// The store in this folder.
     pub(crate) fn store_in(mut self, folder: &Path) -> Self {
         self.store = Some(folder.join("gateway.db"));
@@ -115,13 +122,13 @@ impl Layout {
         let members = self.shared_store.unwrap_or_else(|| format!("url: \"sqlite:{}\"", store.display()));
         let routes = if self.routes.is_empty() { USUAL_ROUTES } else { &self.routes };
         let text = format!(
-            "listen: {{ public: {{ address: \"127.0.0.1:0\" }}, admin: {{ address: \"127.0.0.1:0\" }} }}
+            "listen: {{ public: {{ address: \"127.0.0.1:0\"{} }}, admin: {{ address: \"127.0.0.1:0\" }} }}
 store: {{ {members} }}
 {upstreams}{plans}management: {{ {management} }}
 {log_level}workers: 2
 {}routes:
 {routes}",
-            self.sections,
+            self.public, self.sections,
         );
         let config = folder.path().join("gateway.yaml");
         std::fs::write(&config, text).unwrap();

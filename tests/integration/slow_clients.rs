@@ -1,0 +1,1 @@
+//! Clients that take their time, on purpose or not.

@@ -25,7 +25,7 @@ use crate::gateway::Shared;
 use crate::limit::Limiter;
 use crate::limit::address::AddressRate;
 use crate::management::api::{FlushUsage, Management};
-use crate::server::{BindError, Drain, Listeners, Workers};
+use crate::server::{BindError, Drain, FrontTls, Listeners, Refreshed, TlsError, Workers};
 use crate::store::health::Guard;
 use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
@@ -40,6 +40,8 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const LIVE: Duration = Duration::from_secs(2);
 /// How often caches and metrics are tidied.
 const MAINTENANCE: Duration = Duration::from_secs(5);
+/// How often the listener's certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(1);
 /// How often old usage is forgotten.
 const SWEEP: Duration = Duration::from_secs(3600);
 /// What SIGTERM leaves whoever reads the request log.
@@ -53,6 +55,9 @@ pub enum StartError {
     /// The public listener.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The public listener's certificates.
+    #[error("listen.public.tls: {0}")]
+    Tls(#[from] TlsError),
     /// The admin listener.
     #[error("cannot listen on {0} (listen.admin.address): {1}")]
     Admin(SocketAddr, std::io::Error),
@@ -101,6 +106,7 @@ impl App {
         let store = stores::open_for(&config, control.handle())?;
         let clock = SystemClock::shared();
         let journal = config.usage.journal.as_ref().map(|path| Journal::open(path, clock.clone())).transpose()?;
+        let tls = config.listen.tls.as_ref().map(FrontTls::load).transpose()?.map(Arc::new);
         let listeners = Listeners::bind(config.listen.public, config.workers)?;
         let admin_listener = control
             .block_on(admin::bind(config.listen.admin))
@@ -122,7 +128,10 @@ impl App {
         let store = guard.guarded();
         let drain = Drain::new();
         tasks.extend(background(&shared, &store, &replica, name, &admin, feed, &control));
-        let workers = Workers::start(listeners, &shared, &drain)?;
+        if let Some(tls) = &tls {
+            tasks.push(control.spawn(follow_certificates(tls.clone(), shared.clone())));
+        }
+        let workers = Workers::start(listeners, tls.as_ref(), &shared, &drain)?;
         admin.set_ready(true);
         tracing::info!(%public, admin = %admin_address, workers = shared.config.workers, "serving");
         Ok(Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, public, admin_address })
@@ -271,6 +280,27 @@ fn background(
         })));
     }
     tasks
+}
+
+/// A certificate that changes is in force within a second or two.
+async fn follow_certificates(tls: Arc<FrontTls>, shared: Arc<Shared>) {
+    every(CERTIFICATES, || {
+        let (tls, shared) = (tls.clone(), shared.clone());
+        async move {
+            match tokio::task::spawn_blocking(move || tls.refresh()).await {
+                Ok(Refreshed::Loaded) => {
+                    tracing::info!("changed certificates are in force");
+                    shared.metrics.tls_reloads.increment(1);
+                }
+                Ok(Refreshed::Refused(error)) => {
+                    tracing::error!(%error, "changed certificates do not fit; the old ones stay");
+                    shared.metrics.tls_reloads_refused.increment(1);
+                }
+                Ok(Refreshed::Unchanged) | Err(_) => {}
+            }
+        }
+    })
+    .await;
 }
 
 async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() -> F) {

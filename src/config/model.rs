@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+
 use super::redis_url::RedisUrl;
 use crate::policy::credential::KeyShape;
 use crate::policy::key::{Account, Environment, QuotaLimits};
@@ -63,12 +65,41 @@ pub struct Config {
 pub struct Listen {
     /// For clients.
     pub public: SocketAddr,
+    /// How they are spoken to there; `None`: without TLS.
+    pub tls: Option<ListenTls>,
     /// For operators: /livez /readyz /metrics.
     pub admin: SocketAddr,
     /// Every connection begins with a PROXY header.
     pub proxy_protocol: bool,
     /// Whose word on their clients is believed.
     pub trusted_proxies: Arc<Networks>,
+}
+
+/// `listen.public.tls`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// One at least; the first is shown to whoever asks for no name that another has.
+    pub certificates: Vec<ServerCertificate>,
+    /// Who must have signed the certificate of every client; `None`: none is asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate and the names it is shown for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerCertificate {
+    /// Names in lower case; `*.` stands for one label.
+    pub names: Vec<String>,
+    /// Where it is.
+    pub files: CertificateFiles,
+}
+
+/// Where a certificate chain and its key are, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the own certificate first.
+    pub certificate: PathBuf,
+    /// The key of the first.
+    pub private_key: PathBuf,
 }
 
 impl Config {
@@ -178,6 +209,21 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
+    /// Whether HTTP/2 is spoken to it.
+    pub http2: bool,
+    /// How its https endpoints are met.
+    pub tls: UpstreamTls,
+}
+
+/// `upstreams.X.tls`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Who must have signed its certificate; `None`: one of the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// The name that its certificate must have; `None`: the host of the endpoint.
+    pub server_name: Option<ServerName<'static>>,
+    /// By what the gateway identifies itself.
+    pub client: Option<CertificateFiles>,
 }
 
 /// One place of a backend.
@@ -185,6 +231,8 @@ pub struct Upstream {
 pub struct Endpoint {
     /// `host:port`, the port always there.
     pub authority: Arc<str>,
+    /// Whether it is an https endpoint.
+    pub encrypted: bool,
 }
 
 /// Which backend serves which kind of key.
@@ -328,6 +376,8 @@ pub struct Timeouts {
     pub response: Duration,
     /// Between bytes of the response.
     pub idle: Duration,
+    /// A TLS handshake with a client.
+    pub handshake: Duration,
     /// An idle client connection.
     pub keepalive: Duration,
 }

@@ -189,12 +189,11 @@ fn what_this_build_does_not_enforce_is_refused_and_checked_all_the_same() {
     let text = "listen:
   public:
     address: 127.0.0.1:8080
-    tls: { certificate: tls.crt, private_key: { file: tls.key } }
   authz: { address: 127.0.0.1:9902 }
 store: { url: \"sqlite:x.db\" }
 upstreams:
-  a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], http2: true, host: upstream, set_headers: { X-Proof: { file: p } } }
-  b: { endpoints: [\"https://a:1\"], tls: { ca: x, sni: y }, retries: { attempts: 2, budget: 20% }, outlier: { failures: 5, eject_for: 10s } }
+  a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], host: upstream, set_headers: { X-Proof: { file: p } } }
+  b: { endpoints: [\"http://a:1\"], retries: { attempts: 2, budget: 20% }, outlier: { failures: 5, eject_for: 10s } }
 plans: { free: { requests_per_minute: 1, requests_per_day: 1, concurrent_requests: 5 } }
 sessions: { unknown_tokens: forward, introspect: { path: /x, ttl: 30s } }
 cors: { allowed_origins: [\"https://app.seeme.ai\"] }
@@ -202,7 +201,7 @@ enforcement: observe
 include: [routes/*.yaml]
 usage: { journal: none }
 tracing: { otlp: \"http://x:4317\" }
-timeouts: { handshake: 5s }
+
 environments: { live: a, test: b }
 routes:
   - { match: GET /a, access: public, hosts: [x.y], enforcement: observe }

@@ -4,13 +4,14 @@
 //! four ends of a response (complete, failed, future dropped, body dropped) can be forgotten.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use hyper::body::Incoming;
 
 use super::Shared;
@@ -29,6 +30,7 @@ use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
 use crate::upstream::Progress;
 use crate::usage::Hit;
+use crate::wire::http1::Refused;
 
 /// A client connection.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct ConnInfo {
     pub peer_value: HeaderValue,
     /// The peer is a proxy that is believed, and so are these.
     trusted: Option<Arc<Networks>>,
+    /// Whether it is encrypted.
+    pub secure: bool,
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
@@ -46,13 +50,23 @@ pub struct ConnInfo {
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
-    fragment: AtomicBool,
+    /// What the gate on its octets refused, if it did: the last request of the connection.
+    refused: OnceLock<Refused>,
+    /// The beginning of a head has come and is held.
+    head_begun: AtomicBool,
     used: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
+    /// Requests that are being served; HTTP/1 has one at most.
+    in_flight: AtomicU32,
+    /// HTTP/2: since when a head has been open, whatever else goes on; 0: none is.
+    head_since: AtomicU64,
+    multiplexed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
+    /// Since when the client sends no more while its request is served; 0: it may, `u64::MAX`: it has taken something since.
+    half_closed: AtomicU64,
 }
 
 /// What a connection is doing, for its timeouts.
@@ -69,23 +83,29 @@ pub enum Phase {
 
 impl ConnInfo {
     /// A connection from this address.
-    pub fn new(peer: IpAddr, now: Mono) -> Self {
+    pub fn new(peer: IpAddr, secure: bool, now: Mono) -> Self {
         let peer = peer.to_canonical();
         let peer_value = HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         Self {
             peer,
             peer_value,
             trusted: None,
+            secure,
             forwarded_node: forwarded::node(peer),
             forwarded: OnceLock::new(),
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
-            fragment: AtomicBool::new(false),
+            refused: OnceLock::new(),
+            head_begun: AtomicBool::new(false),
             used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
+            in_flight: AtomicU32::new(0),
+            head_since: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
+            half_closed: AtomicU64::new(0),
         }
     }
 
@@ -105,8 +125,28 @@ impl ConnInfo {
         (phase, Mono(self.since.load(Ordering::Relaxed)))
     }
 
+    /// The client will send no more. True: its request is being served, so its answer may still be waited for.
+    pub fn stops_sending(&self, clock: &dyn Clock) -> bool {
+        let is_served = self.phase().0 == Phase::Busy;
+        if is_served && self.half_closed.load(Ordering::Relaxed) == 0 {
+            self.half_closed.store(clock.mono().0.max(1), Ordering::Relaxed);
+        }
+        is_served
+    }
+
+    /// For how long a client that sends no more has got nothing.
+    pub fn half_closed_for(&self, now: Mono) -> Duration {
+        match self.half_closed.load(Ordering::Relaxed) {
+            0 | u64::MAX => Duration::ZERO,
+            since => now.since(Mono(since)),
+        }
+    }
+
     /// An attempt to write: the socket took something, or had no room.
     pub fn wrote(&self, something: bool, clock: &dyn Clock) {
+        if something && self.half_closed.load(Ordering::Relaxed) != 0 {
+            self.half_closed.store(u64::MAX, Ordering::Relaxed);
+        }
         let stalled = self.stalled.load(Ordering::Relaxed) != 0;
         if something && stalled {
             self.stalled.store(0, Ordering::Relaxed);
@@ -136,6 +176,54 @@ impl ConnInfo {
         }
     }
 
+    /// A request begins to be served. One thread writes, so plain loads and stores will do.
+    pub fn begin(&self, since: Mono) {
+        self.in_flight.store(self.in_flight.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.enter(Phase::Busy, since);
+    }
+
+    /// A request has ended.
+    pub fn end(&self, now: Mono) {
+        let left = self.in_flight.load(Ordering::Relaxed) - 1;
+        self.in_flight.store(left, Ordering::Relaxed);
+        if left == 0 {
+            // Of a request that was pipelined behind this one, a part may have come.
+            let begun = self.head_begun.load(Ordering::Relaxed);
+            self.enter(if begun { Phase::Head } else { Phase::Idle }, now);
+            if self.half_closed.load(Ordering::Relaxed) != 0
+                && let Some(waker) = self.waker.get()
+            {
+                // Its end was kept from whoever reads; now it may be read.
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// It speaks HTTP/2: many requests at once, and heads are told of by [`Self::in_head`].
+    pub fn multiplex(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::multiplex`].
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// HTTP/2: octets came; whether a head is open after them.
+    pub fn in_head(&self, open: bool, clock: &dyn Clock) {
+        self.used.store(true, Ordering::Relaxed);
+        match (open, self.head_since.load(Ordering::Relaxed)) {
+            (true, 0) => self.head_since.store(clock.mono().0.max(1), Ordering::Relaxed),
+            (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Since when a head has been open beside what the phase says.
+    pub fn head_since(&self) -> Option<Mono> {
+        Some(self.head_since.load(Ordering::Relaxed)).filter(|since| *since != 0).map(Mono)
+    }
+
     /// Whether anything ever came on it.
     pub fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
@@ -143,7 +231,7 @@ impl ConnInfo {
 
     /// `Forwarded` for a request to this host.
     pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
-        let make = || forwarded::element(&self.forwarded_node, "http", host);
+        let make = || forwarded::element(&self.forwarded_node, forwarded::scheme(self.secure), host);
         match self.forwarded.get() {
             Some((known, value)) if known == host => Some(value.clone()),
             Some(_) => make(),
@@ -154,11 +242,6 @@ impl ConnInfo {
                 Some(value)
             }
         }
-    }
-
-    /// Whether a request to this very host was forwarded on this connection before.
-    pub fn knows_host(&self, host: &HeaderValue) -> bool {
-        self.forwarded.get().is_some_and(|(known, _)| known == host)
     }
 
     /// Asks the connection to end after the request in flight.
@@ -175,15 +258,22 @@ impl ConnInfo {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// The target of the request that begins has a fragment, which the parser will drop.
-    pub fn found_fragment(&self) {
-        self.fragment.store(true, Ordering::Relaxed);
+    /// The octets of a request were refused before anybody parsed them; hyper sees a stand-in for it.
+    pub fn refuse(&self, refused: Refused) {
+        // One at most: nothing passes after it.
+        let _ = self.refused.set(refused);
     }
 
-    /// See [`Self::found_fragment`]; asked once a request.
-    pub fn take_fragment(&self) -> bool {
-        // A load is cheaper than the exchange, and nearly always enough.
-        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
+    /// What was refused, if this is the stand-in for it: a head of HTTP/1.1 without a Host, which no request has that passes.
+    pub fn refused(&self, head: &Parts) -> Option<&Refused> {
+        self.refused.get().filter(|_| head.version == Version::HTTP_11 && !head.headers.contains_key(HOST))
+    }
+
+    /// Whether the beginning of a head is held until the rest comes: its time runs also while it waits behind a request.
+    pub fn holds_head(&self, holds: bool) {
+        if self.head_begun.load(Ordering::Relaxed) != holds {
+            self.head_begun.store(holds, Ordering::Relaxed);
+        }
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a
@@ -257,7 +347,7 @@ impl RequestRecord {
             (Phase::Head, since) => since,
             _ => shared.clock.mono(),
         };
-        conn.enter(Phase::Busy, started);
+        conn.begin(started);
         shared.metrics.in_flight.increment(1.0);
         let path = if shared.log.is_on() { head.uri.path().to_owned() } else { String::new() };
         let request_id = shared.ids.next();
@@ -286,6 +376,16 @@ impl RequestRecord {
             upstream: None,
             upstream_ms: None,
             shared: shared.clone(),
+        }
+    }
+
+    /// It stands for a request that was refused before it was parsed: that one is told of.
+    pub fn stands_for(&mut self, refused: &Refused) {
+        if let Some(method) = &refused.method {
+            self.method = method.clone();
+        }
+        if self.shared.log.is_on() {
+            self.path.clone_from(&refused.path);
         }
     }
 
@@ -365,7 +465,7 @@ impl Drop for RequestRecord {
         let shared = self.shared.clone();
         let class = if self.was_answered() { StatusClass::of(self.status) } else { StatusClass::ClientGone };
         let now = shared.clock.mono();
-        self.conn.enter(Phase::Idle, now);
+        self.conn.end(now);
         if self.is_unread() {
             self.conn.linger();
         }

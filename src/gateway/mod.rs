@@ -4,6 +4,7 @@
 
 pub mod context;
 mod head;
+mod http2;
 mod inspect;
 mod management;
 pub mod respond;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -148,7 +149,14 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &snapshot.config;
-        let path = head::check(&inbound.head, conn, &config.limits)?;
+        if let Some(refused) = conn.refused(&inbound.head) {
+            record.stands_for(refused);
+            return Err(refused.rejection.clone().into());
+        }
+        if inbound.head.version == Version::HTTP_2 {
+            http2::normalize(&mut inbound.head)?;
+        }
+        let path = head::check(&inbound.head, &config.limits)?;
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
@@ -261,6 +269,7 @@ impl Gateway {
             peer: &conn.peer_value,
             forwarded: fields.get(HOST).and_then(|host| conn.forwarded(host)),
             passed: record.passed.as_ref(),
+            secure: conn.secure,
             version: inbound.head.version,
             request_id: record.request_id.to_value(),
             traceparent: record.traceparent(),
@@ -289,6 +298,8 @@ impl Gateway {
             .map_err(|error| self.upstream_failed(error, upstream.0, head::body_limit(&route, &config.limits)))?
             .map(ProxyBody::Upstream);
         headers::for_client(response.headers_mut(), request_id, quota);
+        // A gateway speaks for itself, whatever version its backend spoke (RFC 9110 section 2.5).
+        *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -193,6 +193,10 @@ const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
 /// `must_close`: nothing more may be read of the connection, or a body was begun to be forwarded and will not be ended.
 fn refuse_body(conn: &ConnInfo, inbound: &mut Inbound, must_close: bool, headers: &mut HeaderMap) {
     let body = inbound.body.take().filter(|body| !body.is_end_stream());
+    if inbound.head.version == Version::HTTP_2 {
+        // Dropped unread: the library ends the stream in both directions, and the connection serves on.
+        return;
+    }
     if body.is_none() && !must_close {
         return;
     }

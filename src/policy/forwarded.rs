@@ -166,6 +166,11 @@ pub fn node(address: IpAddr) -> String {
     }
 }
 
+/// The scheme of a connection, as both families name it.
+pub const fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
+}
+
 /// An element of `Forwarded` (RFC 7239 section 4): who asked, how, for which host.
 pub fn element(node: &str, proto: &str, host: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("for={node};proto={proto};host=\"{}\"", host.to_str().ok()?)).ok()

@@ -11,7 +11,7 @@ use http::{HeaderMap, Version};
 
 use super::access::KeyProfile;
 use super::credential::looks_like_key;
-use super::forwarded::{Passed, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use super::forwarded::{Passed, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, scheme};
 use super::quota::{QuotaState, WindowState};
 
 /// `X-Request-Id`
@@ -130,6 +130,8 @@ pub struct Origin<'a> {
     pub forwarded: Option<HeaderValue>,
     /// What the peer says of the client, when it is a trusted proxy.
     pub passed: Option<&'a Passed>,
+    /// Whether the client's connection is encrypted.
+    pub secure: bool,
     /// Version the client spoke.
     pub version: Version,
     /// This request.
@@ -179,7 +181,7 @@ pub fn for_upstream(
         quota.shown.clone().set(headers);
     }
     match origin.passed {
-        Some(passed) => passed.set(headers, origin.peer, origin.forwarded, "http"),
+        Some(passed) => passed.set(headers, origin.peer, origin.forwarded, scheme(origin.secure)),
         None => {
             if let Some(host) = headers.get(HOST).cloned() {
                 headers.insert(X_FORWARDED_HOST, host);
@@ -188,7 +190,7 @@ pub fn for_upstream(
                 headers.insert(FORWARDED, forwarded);
             }
             headers.insert(X_FORWARDED_FOR, origin.peer.clone());
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(origin.secure)));
         }
     }
     headers.append(VIA, via(origin.version));
@@ -333,6 +335,7 @@ mod tests {
             peer: client,
             forwarded: forwarded::element("192.0.2.1", "http", &HeaderValue::from_static("api.example")),
             passed: None,
+            secure: false,
             version: Version::HTTP_11,
             request_id: HeaderValue::from_static("ours"),
             traceparent: HeaderValue::from_static("00-t-s-01"),

@@ -18,8 +18,8 @@ const HYPER_HEADERS: usize = 100;
 pub(super) async fn serve(gateway: Arc<Gateway>, io: ClientIo, conn: Arc<ConnInfo>) -> hyper::Result<()> {
     let limits = &gateway.snapshot().config.limits;
     let mut builder = http1::Builder::new();
-    // Heads beyond our own limits are still parsed, up to a margin, so that the answer can say what is wrong.
-    builder.max_buf_size((limits.header_bytes + limits.uri_bytes + 16 * 1024).max(64 * 1024));
+    // Room for every head that passes the gate.
+    builder.max_buf_size((limits.header_bytes + 16 * 1024).max(64 * 1024));
     if limits.header_count > HYPER_HEADERS {
         // Set only when it must be: hyper then takes room for the fields from the heap, twice a request.
         builder.max_headers(limits.header_count);

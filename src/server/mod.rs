@@ -7,11 +7,16 @@ mod client_io;
 mod connection;
 mod descriptors;
 mod http1;
+mod http2;
+mod http2_io;
 mod listener;
 mod places;
 mod proxy_protocol;
+mod sweep;
+mod tls;
 mod turn_away;
 mod worker;
 
 pub use listener::{BindError, Listeners};
+pub use tls::{FrontTls, Refreshed, TlsError};
 pub use worker::{Drain, Workers};

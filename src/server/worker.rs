@@ -17,12 +17,12 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::listener::Listeners;
 use super::places::{Counts, Place};
+use super::sweep::is_overdue;
+use super::tls::FrontTls;
 use super::turn_away::turn_away;
 use super::{connection, descriptors, proxy_protocol};
-use crate::config::model::Timeouts;
-use crate::gateway::context::{ConnInfo, Phase};
+use crate::gateway::context::ConnInfo;
 use crate::gateway::{Gateway, Shared};
-use crate::policy::instant::Mono;
 
 /// How often a worker looks for connections that have waited too long.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -63,7 +63,12 @@ pub struct Workers {
 
 impl Workers {
     /// Starts one worker on each socket.
-    pub fn start(listeners: Listeners, shared: &Arc<Shared>, drain: &Drain) -> io::Result<Self> {
+    pub fn start(
+        listeners: Listeners,
+        tls: Option<&Arc<FrontTls>>,
+        shared: &Arc<Shared>,
+        drain: &Drain,
+    ) -> io::Result<Self> {
         let places = descriptors::places(descriptors::raise(), listeners.sockets.len());
         let wanted = shared.config.limits.connections;
         if wanted > places {
@@ -75,10 +80,12 @@ impl Workers {
         let counts = Arc::new(Counts::new(places, shared.metrics.clone()));
         let threads = listeners.sockets.into_iter().enumerate().map(|(index, socket)| {
             let (shared, draining, counts) = (shared.clone(), drain.0.subscribe(), counts.clone());
+            let tls = tls.cloned();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let worker = Worker {
                     gateway: Arc::new(Gateway::new(shared)),
+                    tls,
                     counts,
                     open: Mutex::default(),
                     next_id: AtomicU64::new(0),
@@ -104,6 +111,7 @@ impl Workers {
 
 struct Worker {
     gateway: Arc<Gateway>,
+    tls: Option<Arc<FrontTls>>,
     counts: Arc<Counts>,
     /// Open connections, for the sweep.
     open: Mutex<HashMap<u64, (Arc<ConnInfo>, AbortHandle)>>,
@@ -189,7 +197,7 @@ impl Worker {
                 let _ = draining.wait_for(|draining| *draining).await;
                 sleep(FIRST_REQUEST).await;
             };
-            timeout(snapshot.config.timeouts.header, drained).await
+            timeout(snapshot.config.timeouts.handshake, drained).await
         };
         tokio::select! {
             received = proxy_protocol::receive(stream) => match received {
@@ -222,7 +230,8 @@ impl Worker {
             return false;
         }
         let _ = stream.set_nodelay(true);
-        let conn = Arc::new(ConnInfo::new(peer, self.gateway.shared().clock.mono()).trusting(trusted));
+        let conn =
+            Arc::new(ConnInfo::new(peer, self.tls.is_some(), self.gateway.shared().clock.mono()).trusting(trusted));
         if *self.draining.borrow() {
             // Whoever ends the others did not know of this one.
             let conn = conn.clone();
@@ -231,12 +240,12 @@ impl Worker {
                 conn.drain();
             });
         }
-        let (gateway, info) = (self.gateway.clone(), conn.clone());
+        let (gateway, tls, info) = (self.gateway.clone(), self.tls.clone(), conn.clone());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let slot = Slot { worker: self.clone(), id, _place: place };
         let task = tokio::spawn(async move {
             let _slot = slot;
-            connection::serve(gateway, stream, conn).await;
+            connection::serve(gateway, stream, tls, conn).await;
             drop(alive);
         });
         self.open().insert(id, (info, task.abort_handle()));
@@ -281,20 +290,6 @@ impl Worker {
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Arc<ConnInfo>, AbortHandle)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
-    // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
-    if conn.stalled_for(now) > timeouts.idle {
-        return true;
-    }
-    let (phase, since) = conn.phase();
-    let limit = match phase {
-        Phase::Idle => timeouts.keepalive,
-        Phase::Head => timeouts.header,
-        Phase::Busy => return false,
-    };
-    now.since(since) > limit
 }
 
 /// A place, and the entry of the connection that has it among the open ones.

@@ -34,6 +34,8 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Connections closed for a missing, late or malformed PROXY header.",
     ),
+    ("gateway_tls_handshakes_failed_total", Kind::Counter, "TLS handshakes with clients that failed or took too long."),
+    ("gateway_tls_reloads_total", Kind::Counter, "Changed certificates, by outcome: loaded, refused."),
     (
         "gateway_key_lookups_total",
         Kind::Counter,
@@ -115,6 +117,12 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Connections without a good PROXY header.
     pub proxy_headers_refused: Counter,
+    /// Handshakes with clients that came to nothing.
+    pub tls_handshakes_failed: Counter,
+    /// Changed certificates that are in force.
+    pub tls_reloads: Counter,
+    /// Changed certificates that do not fit.
+    pub tls_reloads_refused: Counter,
     /// Outcomes of key look-ups.
     pub lookups: LookupMetrics,
     /// Entries of the key cache.
@@ -248,6 +256,9 @@ impl Metrics {
             connections_refused: counter(r, "gateway_connections_refused_total", &[]),
             accept_errors: counter(r, "gateway_accept_errors_total", &[]),
             proxy_headers_refused: counter(r, "gateway_proxy_headers_refused_total", &[]),
+            tls_handshakes_failed: counter(r, "gateway_tls_handshakes_failed_total", &[]),
+            tls_reloads: counter(r, "gateway_tls_reloads_total", &[("outcome", "loaded")]),
+            tls_reloads_refused: counter(r, "gateway_tls_reloads_total", &[("outcome", "refused")]),
             lookups: LookupMetrics {
                 hit: lookup("hit"),
                 hit_unknown: lookup("hit_unknown"),
@@ -290,6 +301,9 @@ impl Metrics {
             &metrics.proxy_headers_refused,
             &metrics.usage_batches_lost,
             &metrics.log_lines_dropped,
+            &metrics.tls_handshakes_failed,
+            &metrics.tls_reloads,
+            &metrics.tls_reloads_refused,
         ] {
             never.increment(0);
         }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::UpstreamError;
 use super::body::RequestBody;
 use super::gather::UpstreamIo;
+use super::socket::Socket;
 use crate::config::model::{Endpoint, Upstream};
 
 /// The largest response head accepted from an upstream.
@@ -30,7 +31,7 @@ pub(super) async fn connect(
     let _ = stream.set_nodelay(true);
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        .handshake(UpstreamIo(TokioIo::new(stream)))
+        .handshake(UpstreamIo(TokioIo::new(Socket::plain(stream, Vec::new()))))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.

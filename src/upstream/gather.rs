@@ -11,14 +11,15 @@ use std::task::{Context, Poll};
 use arrayvec::ArrayVec;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+
+use super::socket::Socket;
 
 /// Up to this size slices are copied together.
 const SMALL: usize = 4 * 1024;
 
 /// Writes slices in the cheaper way.
 pub fn poll_write_gathered(
-    stream: Pin<&mut TokioIo<TcpStream>>,
+    stream: Pin<&mut impl Write>,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<std::io::Result<usize>> {
@@ -34,7 +35,7 @@ pub fn poll_write_gathered(
 }
 
 /// The socket to an upstream.
-pub(super) struct UpstreamIo(pub(super) TokioIo<TcpStream>);
+pub(super) struct UpstreamIo(pub(super) TokioIo<Socket>);
 
 impl Read for UpstreamIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {

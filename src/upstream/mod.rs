@@ -8,10 +8,12 @@ mod connect;
 mod forward;
 mod gather;
 mod pool;
+mod socket;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
 pub use forward::{Forwarding, Upstreams};
 pub use gather::poll_write_gathered;
+pub use socket::Socket;
 
 /// Why an upstream gave no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -33,7 +33,7 @@ fn expect_too_many(answer: Response, limit: u64, name: &str) {
 #[test]
 fn an_address_that_tries_too_many_keys_is_refused_before_the_store_is_asked() {
     let stand = layout()
-        .public("trusted_proxies: [127.0.0.0/8]")
+        .listener("trusted_proxies: [127.0.0.0/8]")
         .section("limits: { per_address: { failed_auth: 4/min } }\ncache: { negative_ttl: 1ms }")
         .start();
     let (known, fresh, unknown) = (stand.key().create(), stand.key().create(), unknown_key(&stand));
@@ -73,8 +73,10 @@ fn management_calls_with_keys_that_do_not_exist_count_too() {
 
 #[test]
 fn an_address_asks_public_routes_only_so_often() {
-    let stand =
-        layout().public("trusted_proxies: [127.0.0.0/8]").section("limits: { per_address: { public: 3/min } }").start();
+    let stand = layout()
+        .listener("trusted_proxies: [127.0.0.0/8]")
+        .section("limits: { per_address: { public: 3/min } }")
+        .start();
     let key = stand.key().scope("models:read").create();
     let from = |address: &str| stand.get("/echo/public").header("X-Forwarded-For", address).send();
     // Several addresses of one IPv6 subscriber are one.

@@ -12,9 +12,9 @@ const ASK: &str = "GET /echo/x HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn stand(members: &str) -> Stand {
     Stand::new()
-        .public(&format!("proxy_protocol: true{members}"))
+        .listener(&format!("proxy_protocol: true{members}"))
         .route("GET /echo/x", PUBLIC)
-        .section("timeouts: { header: 500ms }")
+        .section("timeouts: { handshake: 500ms }")
         .start()
 }
 
@@ -114,7 +114,7 @@ fn where_proxies_are_named_a_header_of_anybody_else_changes_nothing() {
 #[test]
 fn connections_are_counted_for_the_client_and_not_for_the_balancer() {
     let stand = Stand::new()
-        .public("proxy_protocol: true")
+        .listener("proxy_protocol: true")
         .route("GET /echo/x", PUBLIC)
         .section("limits: { connections_per_address: 2 }")
         .start();
@@ -135,9 +135,9 @@ fn connections_are_counted_for_the_client_and_not_for_the_balancer() {
 #[test]
 fn a_drain_does_not_wait_for_headers_that_do_not_come() {
     let stand = Stand::new()
-        .public("proxy_protocol: true")
+        .listener("proxy_protocol: true")
         .route("GET /echo/x", PUBLIC)
-        .section("timeouts: { header: 60s }")
+        .section("timeouts: { handshake: 60s }")
         .start();
     let mut silent = stand.connect();
     ask(&stand, LINE.as_bytes(), ASK);

@@ -14,7 +14,7 @@ fn layout() -> Layout {
 }
 
 fn behind_a_proxy() -> Stand {
-    layout().public("trusted_proxies: [127.0.0.0/8, 10.0.0.0/8]").start()
+    layout().listener("trusted_proxies: [127.0.0.0/8, 10.0.0.0/8]").start()
 }
 
 fn ask(stand: &Stand, fields: &[(&str, &str)]) -> Response {
@@ -92,7 +92,7 @@ fn the_fields_of_a_trusted_proxy_are_added_to_and_those_of_anybody_else_are_set_
     assert_eq!(answer.echoed_once("forwarded"), format!("for=192.0.2.1;proto=https, {hop}"));
     assert_eq!(answer.echoed_once("x-forwarded-for"), "192.0.2.1");
 
-    for elsewhere in [layout().start(), layout().public("trusted_proxies: [10.0.0.0/8]").start()] {
+    for elsewhere in [layout().start(), layout().listener("trusted_proxies: [10.0.0.0/8]").start()] {
         let answer = ask(&elsewhere, &fields);
         assert_eq!(answer.echoed_once("x-forwarded-for"), "127.0.0.1");
         assert_eq!(answer.echoed_once("forwarded"), hop);

@@ -1,11 +1,13 @@
 //! `listen`, `cache` and `management`: where the gateway is found and what it stands on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Value;
-use super::unbuilt;
+use super::store::given;
+use super::{tls, unbuilt};
 use crate::config::model::{CacheConfig, Listen, Management};
 use crate::policy::network::{self, Networks};
 use crate::policy::pattern::{Pattern, Segment};
@@ -14,7 +16,7 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 const DEFAULT_BASE_PATH: &str = "/api/v1/api-keys";
 const DEFAULT_CONSOLE_PATH: &str = "/settings/api-keys";
 
-pub(super) fn listen(value: &Value<'_>) -> Option<Listen> {
+pub(super) fn listen(value: &Value<'_>, file: &Path) -> Option<Listen> {
     let listen = value.mapping(&["public", "admin", "authz"])?;
     if let Some(authz) = listen.get("authz") {
         unbuilt::refuse::<()>(&authz, &unbuilt::AUTHZ);
@@ -23,15 +25,15 @@ pub(super) fn listen(value: &Value<'_>) -> Option<Listen> {
     let admin = admin.and_then(|admin| admin.require("address", "write address: 127.0.0.1:9901"));
     let public = listen.require("public", "add public: { address: 127.0.0.1:8080 }")?;
     let public = public.mapping(&["address", "tls", "proxy_protocol", "trusted_proxies"])?;
-    if let Some(tls) = public.get("tls") {
-        unbuilt::refuse::<()>(&tls, &unbuilt::LISTEN_TLS);
-    }
+    let tls = given(public.get("tls").map(|value| tls::listen(&value, file)));
     let trusted_proxies = public.get("trusted_proxies").and_then(|value| networks(&value)).unwrap_or_default();
     let proxy_protocol = public.get("proxy_protocol").and_then(|value| value.flag()).unwrap_or(false);
     let address = public.require("address", "write address: 127.0.0.1:8080");
+    let admin_address = admin.as_ref().map_or(Some(DEFAULT_ADMIN), Value::address);
     let listen = Listen {
-        admin: admin.as_ref().map_or(Some(DEFAULT_ADMIN), Value::address)?,
+        admin: admin_address?,
         public: address?.address()?,
+        tls: tls?,
         proxy_protocol,
         trusted_proxies: Arc::new(trusted_proxies),
     };

@@ -79,16 +79,12 @@ pub(super) fn timeouts(value: Option<&Value<'_>>) -> Timeouts {
         let default = Duration::from_secs(seconds);
         timeouts.as_ref().map_or(default, |timeouts| timeouts.duration(name, default))
     };
-    if let Some(value) = timeouts.as_ref().and_then(|timeouts| timeouts.get("handshake"))
-        && value.positive_duration().is_some_and(|handshake| handshake != Duration::from_secs(10))
-    {
-        value.not_yet::<()>("remove it: it concerns TLS only");
-    }
     Timeouts {
         header: duration("header", 10),
         body_idle: duration("body_idle", 30),
         response: duration("response", 60),
         idle: duration("idle", 300),
+        handshake: duration("handshake", 10),
         keepalive: duration("keepalive", 75),
     }
 }

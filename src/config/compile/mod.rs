@@ -8,6 +8,7 @@ mod reader;
 mod routes;
 mod store;
 mod suite;
+mod tls;
 mod unbuilt;
 mod units;
 mod upstreams;
@@ -76,14 +77,15 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     };
     refuse_unbuilt(&root);
     // Read all sections before the first `?`: every mistake at once.
-    let listen =
-        root.require("listen", "add listen: { public: { address: 127.0.0.1:8080 } }").and_then(|v| edge::listen(&v));
+    let listen = root
+        .require("listen", "add listen: { public: { address: 127.0.0.1:8080 } }")
+        .and_then(|v| edge::listen(&v, file));
     let store =
         root.require("store", "add store: { url: \"sqlite:data/gateway.db\" }").and_then(|v| store::store(&v, file));
     let cache = edge::cache(root.get("cache").as_ref());
     let (quota, scopes) = (plans::quota(&root), plans::scopes(root.get("scopes").as_ref()));
     let upstreams = root.require("upstreams", "add upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }");
-    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value));
+    let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value, file));
     let environments = upstreams::environments(&root, upstreams.as_deref().unwrap_or_default());
     let management = edge::management(root.get("management").as_ref());
     let routes = root.require("routes", "add routes: with one entry for each path to forward");

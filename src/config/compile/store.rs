@@ -65,7 +65,7 @@ fn access(store: &Map<'_>, base: &Path) -> Option<RedisAccess> {
 }
 
 /// A member that is absent is fine; one that was a mistake is not.
-fn given<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+pub(super) fn given<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     match read {
         Some(None) => None,
         Some(value) => Some(value),
@@ -81,7 +81,7 @@ fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
 }
 
 /// A path, or `{ file: PATH }`.
-fn path(value: &Value<'_>, base: &Path) -> Option<PathBuf> {
+pub(super) fn path(value: &Value<'_>, base: &Path) -> Option<PathBuf> {
     if !value.is_mapping() {
         return value.text().map(|text| base.join(text));
     }

@@ -16,8 +16,6 @@ pub(super) enum Shape {
     Secret,
     OneOf(&'static [(&'static str, ())]),
     List(&'static Shape),
-    /// One, or a list of them.
-    OneOrMore(&'static Shape),
     Members(&'static [(&'static str, Shape)]),
     /// Members of any name.
     AnyMembers(&'static Shape),
@@ -51,8 +49,6 @@ impl Shape {
                 }
                 Some(())
             }
-            Self::OneOrMore(shape) if value.is_sequence() => Self::List(shape).check(value),
-            Self::OneOrMore(shape) => shape.check(value),
             Self::Members(known) => {
                 let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
                 let map = value.mapping(&names)?;
@@ -73,17 +69,13 @@ impl Shape {
     }
 }
 
-use Shape::{Address, AnyMembers, Count, Duration, List, Members, OneOf, OneOrMore, Percent, Secret, Text};
+use Shape::{Address, AnyMembers, Count, Duration, List, Members, OneOf, Percent, Secret, Text};
 
-pub(super) const LISTEN_TLS: Shape =
-    OneOrMore(&Members(&[("certificate", Text), ("private_key", Secret), ("client_ca", Text), ("sni", List(&Text))]));
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
 pub(super) const TEXT: Shape = Text;
 pub(super) const DURATION: Shape = Duration;
 pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
-pub(super) const UPSTREAM_TLS: Shape =
-    Members(&[("ca", Text), ("server_name", Text), ("certificate", Text), ("private_key", Secret)]);
 pub(super) const SET_HEADERS: Shape = AnyMembers(&Secret);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
 pub(super) const HEALTH_CHECK: Shape = Members(&[("path", Text), ("interval", Duration)]);

@@ -1,10 +1,12 @@
 //! `upstreams` and `environments`: the backends and which of them serves which kind of key.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::reader::{Map, Value, did_you_mean, shorten};
+use super::tls;
 use super::unbuilt::{self, Shape};
-use crate::config::model::{Endpoint, Environments, Upstream};
+use crate::config::model::{Endpoint, Environments, Upstream, UpstreamTls};
 use crate::policy::route::UpstreamId;
 
 const MEMBERS: &[&str] = &[
@@ -26,7 +28,6 @@ const MEMBERS: &[&str] = &[
 ];
 
 const UNBUILT: &[(&str, Shape)] = &[
-    ("tls", unbuilt::UPSTREAM_TLS),
     ("strip_prefix", unbuilt::TEXT),
     ("add_prefix", unbuilt::TEXT),
     ("set_headers", unbuilt::SET_HEADERS),
@@ -39,7 +40,7 @@ const UNBUILT: &[(&str, Shape)] = &[
     ("dns_refresh", unbuilt::DURATION),
 ];
 
-pub(super) fn upstreams(value: &Value<'_>) -> Option<Vec<Upstream>> {
+pub(super) fn upstreams(value: &Value<'_>, file: &Path) -> Option<Vec<Upstream>> {
     let members = value.members()?;
     if members.is_empty() {
         return value.mistake("there is no upstream", "add seeme: { endpoints: [\"http://127.0.0.1:9000\"] }");
@@ -51,23 +52,24 @@ pub(super) fn upstreams(value: &Value<'_>) -> Option<Vec<Upstream>> {
             value.mistake::<()>(format!("`{}` is not a name", shorten(name)), "use letters, digits, _ and -");
         }
         // Also after a mistake inside, so that the name is known to the routes.
-        upstreams.push(upstream(name, value));
+        upstreams.push(upstream(name, value, file));
     }
     Some(upstreams)
 }
 
-fn upstream(name: &str, value: &Value<'_>) -> Upstream {
-    let mut upstream = Upstream { name: name.into(), endpoints: Vec::new(), connect_timeout: Duration::from_secs(1) };
+fn upstream(name: &str, value: &Value<'_>, file: &Path) -> Upstream {
+    let mut upstream = Upstream {
+        name: name.into(),
+        endpoints: Vec::new(),
+        connect_timeout: Duration::from_secs(1),
+        http2: false,
+        tls: UpstreamTls::default(),
+    };
     let Some(map) = value.mapping(MEMBERS) else { return upstream };
     for (name, shape) in UNBUILT {
         if let Some(value) = map.get(name) {
             unbuilt::refuse::<()>(&value, shape);
         }
-    }
-    if let Some(value) = map.get("http2")
-        && value.flag() == Some(true)
-    {
-        value.not_yet::<()>("write http2: false, the default");
     }
     if let Some(value) = map.get("host")
         && value.text().is_some_and(|host| host != "preserve")
@@ -75,7 +77,11 @@ fn upstream(name: &str, value: &Value<'_>) -> Upstream {
         value.not_yet::<()>("write host: preserve, the default");
     }
     upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);
+    upstream.http2 = map.read("http2", false, |value| value.flag());
     upstream.endpoints = endpoints(&map).unwrap_or_default();
+    let encrypted = upstream.endpoints.iter().any(|endpoint| endpoint.encrypted);
+    upstream.tls =
+        map.read("tls", UpstreamTls::default(), |value| tls::upstream(value, file, encrypted || !map.has("endpoints")));
     upstream
 }
 
@@ -91,7 +97,7 @@ fn endpoints(map: &Map<'_>) -> Option<Vec<Endpoint>> {
     endpoints.into_iter().collect()
 }
 
-/// `http://host:port`.
+/// `http://host:port`, or https.
 fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
     const LIKE: &str = "write http://HOST:PORT";
     let text = value.text()?;
@@ -99,15 +105,15 @@ fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
         Some((scheme, rest)) => (scheme, rest.strip_suffix('/').unwrap_or(rest)),
         None => return value.mistake(format!("`{}` is not a URL", shorten(text)), LIKE),
     };
-    match scheme {
-        "http" => {}
-        "https" => return value.mistake("an https endpoint is not enforced by this build yet", LIKE),
+    let (encrypted, usual_port) = match scheme {
+        "http" => (false, 80),
+        "https" => (true, 443),
         _ => {
             let near = did_you_mean(scheme, ["http", "https"]);
             let mend = if near.is_empty() { LIKE } else { &near };
             return value.mistake(format!("`{}` is not http or https", shorten(scheme)), mend);
         }
-    }
+    };
     if rest.contains('@') {
         return value.mistake("an endpoint has no user and password", LIKE);
     }
@@ -117,9 +123,9 @@ fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
     match rest.parse::<http::uri::Authority>() {
         Ok(authority) if !authority.host().is_empty() && authority.port_u16() != Some(0) => {
             match authority.port_u16() {
-                Some(_) => Some(Endpoint { authority: rest.into() }),
+                Some(_) => Some(Endpoint { authority: rest.into(), encrypted }),
                 None if authority.port().is_none() && !rest.ends_with(':') => {
-                    Some(Endpoint { authority: format!("{rest}:80").into() })
+                    Some(Endpoint { authority: format!("{rest}:{usual_port}").into(), encrypted })
                 }
                 None => value.mistake(format!("`{}` has no valid port", shorten(text)), LIKE),
             }

@@ -12,6 +12,7 @@
 mod backend;
 mod clock;
 mod http;
+pub(crate) mod http2;
 mod key;
 mod load;
 mod long;
@@ -19,6 +20,7 @@ mod process;
 mod request;
 mod stand;
 mod tally;
+mod transport;
 
 pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
@@ -30,3 +32,4 @@ pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;
 pub(crate) use stand::{Gateway, Layout, Stand, cli};
 pub(crate) use tally::Tally;
+pub(crate) use transport::{TlsClient, Transport};

@@ -27,11 +27,11 @@ default_plan: roomy
 pub(crate) struct Layout {
     routes: String,
     sections: String,
+    listener: String,
     upstream: Option<String>,
     management: Option<String>,
     store: Option<PathBuf>,
     shared_store: Option<String>,
-    public: String,
 }
 
 /// Everything that a test talks to. The first gateway answers for the stand.
@@ -70,6 +70,12 @@ impl Layout {
         self
     }
 
+    /// Members of `listen.public` beside its address.
+    pub(crate) fn listener(mut self, members: &str) -> Self {
+        self.listener += &format!(", {members}");
+        self
+    }
+
     /// In front of this backend instead of a sample backend of its own.
     pub(crate) fn upstream(mut self, address: SocketAddr) -> Self {
         self.upstream = Some(format!("http://{address}"));
@@ -79,12 +85,6 @@ impl Layout {
     /// The section `management`; its rate is out of the way unless a test is about it.
     pub(crate) fn management(mut self, members: &str) -> Self {
         self.management = Some(members.to_owned());
-        self
-    }
-
-    /// Members of `listen.public` beside its address.
-    pub(crate) fn public(mut self, members: &str) -> Self {
-        self.public = format!(", {members}");
         self
     }
 
@@ -128,7 +128,7 @@ store: {{ {members} }}
 {log_level}workers: 2
 {}routes:
 {routes}",
-            self.public, self.sections,
+            self.listener, self.sections,
         );
         let config = folder.path().join("gateway.yaml");
         std::fs::write(&config, text).unwrap();
@@ -152,7 +152,10 @@ impl Gateway {
     /// The same, with these variables in its environment.
     pub(crate) fn start_in(name: &str, folder: &Path, config: &Path, variables: &[(&str, &str)]) -> Self {
         let arguments = ["run", "-c", config.to_str().unwrap()];
-        let mut process = Process::start_in(name, folder, &arguments, variables);
+        Self::serving(Process::start_in(name, folder, &arguments, variables))
+    }
+
+    fn serving(mut process: Process) -> Self {
         let (public, admin) = process.await_output("the line that says it serves", |process| {
             let stderr = process.stderr();
             let line = stderr.lines().find(|line| line.contains(" serving "))?;
@@ -210,6 +213,13 @@ impl Stand {
     pub(crate) fn another_gateway(&self) -> Gateway {
         let name = format!("gateway-{}", self.gateways.fetch_add(1, Ordering::Relaxed));
         Gateway::start(&name, self.folder.path(), &self.config)
+    }
+
+    /// Another gateway process, which may open only so many files.
+    pub(crate) fn gateway_with_files(&self, files: u32) -> Gateway {
+        let name = format!("gateway-{}", self.gateways.fetch_add(1, Ordering::Relaxed));
+        let arguments = ["run", "-c", self.config.to_str().unwrap()];
+        Gateway::serving(Process::start_with_files(&name, self.folder.path(), &arguments, files))
     }
 
     /// Another gateway process whose file differs in one text, in a folder of its own.

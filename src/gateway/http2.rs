@@ -1,0 +1,73 @@
+//! What a head that came over HTTP/2 must be, beyond what the library insists on, before the checks that all heads pass.
+//!
+//! Afterwards it looks like one of HTTP/1: a Host, one Cookie. So nothing behind has two cases, and what goes to an upstream
+//! that speaks HTTP/1 is what was decided about (RFC 9113 sections 8.2 and 8.3).
+
+use http::header::{COOKIE, HOST, HeaderValue};
+use http::request::Parts;
+
+use crate::policy::rejection::Rejection;
+
+/// Refuses what is malformed; gives the rest its Host and one Cookie.
+pub(super) fn normalize(head: &mut Parts) -> Result<(), Rejection> {
+    // A library that trims would see another value than one that does not (RFC 9113 section 8.2.1).
+    let padded = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
+    if head.headers.values().any(padded) {
+        return Err(Rejection::bad_request("White space around a field value"));
+    }
+    if !head.headers.contains_key(HOST)
+        && let Some(authority) = head.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        head.headers.insert(HOST, host);
+    }
+    join_cookies(head);
+    Ok(())
+}
+
+/// Clients split a Cookie so that its parts compress; in HTTP/1 there is one (RFC 9113 section 8.2.3).
+fn join_cookies(head: &mut Parts) {
+    let mut crumbs = head.headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for crumb in head.headers.get_all(COOKIE).iter().skip(1) {
+            joined.extend(b"; ");
+            joined.extend(crumb.as_bytes());
+        }
+        if let Ok(cookie) = HeaderValue::from_bytes(&joined) {
+            head.headers.insert(COOKIE, cookie);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn normalized(fields: &[(&str, &str)]) -> Result<Parts, Rejection> {
+        let mut request = Request::builder().uri("https://a.example:8443/x");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut head = request.body(()).unwrap().into_parts().0;
+        normalize(&mut head).map(|()| head)
+    }
+
+    #[test]
+    fn the_authority_becomes_the_host_and_crumbs_one_cookie() {
+        let head = normalized(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]).unwrap();
+        assert_eq!(head.headers[HOST], "a.example:8443");
+        assert_eq!(head.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+        // One that differs is left for the check that compares them.
+        assert_eq!(normalized(&[("host", "b.example")]).unwrap().headers[HOST], "b.example");
+    }
+
+    #[test]
+    fn white_space_around_a_value_is_malformed() {
+        for value in [" a", "a ", "\ta", " "] {
+            assert!(normalized(&[("x-a", value)]).is_err(), "{value:?}");
+        }
+        assert!(normalized(&[("x-a", ""), ("x-b", "a b")]).is_ok());
+    }
+}

@@ -1,0 +1,140 @@
+//! The client's socket under HTTP/2: follows the frames in both directions, notes progress for the timeouts, and ends a
+//! connection whose peer sends too much that does nothing.
+//!
+//! The end is told as one of the library's own: it sees no more octets, closes down, and before the socket goes the peer gets a
+//! GOAWAY that says why (RFC 9113 section 10.5). Decides nothing about requests.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use crate::clock::Clock;
+use crate::gateway::context::ConnInfo;
+use crate::upstream::Socket;
+use crate::wire::frames::{Budget, Walker, go_away};
+
+/// How long, and how much, a peer may go on sending after the last frame: closing at once would reset the connection and could
+/// destroy that frame on its way.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_OCTETS: usize = 1 << 20;
+
+/// The socket, watched.
+pub(super) struct Http2Io {
+    socket: Socket,
+    conn: Arc<ConnInfo>,
+    clock: Arc<dyn Clock>,
+    inbound: Walker,
+    outbound: Walker,
+    budget: Budget,
+    /// What is still to be said of a peer that was cut off; `None`: it was not.
+    farewell: Option<Vec<u8>>,
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+impl Http2Io {
+    /// Around a socket whose preface has not been taken from it.
+    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
+        conn.in_head(true, &*clock);
+        let (inbound, outbound, budget) = (Walker::client(), Walker::server(), Budget::new(clock.mono()));
+        Self { socket, conn, clock, inbound, outbound, budget, farewell: None, linger: None }
+    }
+
+    /// Looks at octets that came; false when the peer has sent enough.
+    fn admit(&mut self, octets: &[u8]) -> bool {
+        let Self { inbound, budget, clock, .. } = self;
+        let mut admitted = true;
+        inbound.feed(octets, |frame| admitted &= budget.spend(frame, || clock.mono()));
+        self.conn.in_head(self.inbound.is_in_head(), &*self.clock);
+        admitted
+    }
+
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>, slices: &[IoSlice<'_>]) {
+        self.conn.wrote(written.is_ready(), &*self.clock);
+        let Poll::Ready(Ok(mut left)) = *written else { return };
+        let Self { outbound, budget, .. } = self;
+        for slice in slices {
+            let taken = slice.len().min(left);
+            outbound.feed(&slice[..taken], |frame| budget.earn(frame));
+            left -= taken;
+        }
+    }
+
+    /// Writes what is left of the farewell. In the middle of a frame there is no room for one.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(farewell) = &mut self.farewell else { return Poll::Ready(Ok(())) };
+        while self.outbound.is_between_frames() && !farewell.is_empty() {
+            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, farewell))?;
+            farewell.drain(..count);
+        }
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+}
+
+impl AsyncRead for Http2Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.farewell.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
+        if !this.admit(&buf.filled()[before..]) {
+            tracing::debug!(client = %this.conn.client, "cut off: too many frames that do nothing");
+            this.farewell = Some(go_away(this.inbound.last_stream));
+            buf.set_filled(before);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Http2Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.socket).poll_write(cx, buf);
+        this.wrote(&written, &[IoSlice::new(buf)]);
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.socket).poll_write_vectored(cx, slices);
+        this.wrote(&written, slices);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.linger.is_none() {
+            ready!(this.poll_farewell(cx))?;
+            ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+        }
+        let (timer, left) = this.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_OCTETS));
+        let mut scratch = [0; 16 * 1024];
+        while *left > 0 && timer.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut this.socket).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                break;
+            }
+            *left = left.saturating_sub(buf.filled().len());
+        }
+        Poll::Ready(Ok(()))
+    }
+}

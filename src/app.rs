@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -31,6 +31,7 @@ use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
+use crate::upstream::Clusters;
 use crate::usage::journal::{Journal, JournalError};
 use crate::usage::{JOURNAL_PERIOD, Usage};
 
@@ -117,7 +118,7 @@ impl App {
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
         let name = format!("{}/{public}", host_name());
         let guard = Guard::new(store, clock, config.store.timeout, control.handle().clone());
-        let shared = share(config, &guard, &replica, log, journal);
+        let shared = share(config, &guard, &replica, log, journal, control.handle());
         let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone(), guard.clone()));
         let mut tasks = vec![control.spawn(admin::serve(admin.clone(), admin_listener))];
         // Subscribe, then register: no change can fall between the two.
@@ -191,6 +192,7 @@ fn share(
     replica: &ReplicaId,
     log: AccessLog,
     journal: Option<Journal>,
+    control: &Handle,
 ) -> Arc<Shared> {
     let config = Arc::new(config);
     let (store, clock) = (guard.guarded(), guard.clock().clone());
@@ -206,6 +208,7 @@ fn share(
         management: Management::new(store, config.clone(), clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),
+        clusters: Clusters::new(&config.upstreams, config.workers, &metrics, control, None),
         usage,
         metrics,
         log,

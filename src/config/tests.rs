@@ -3,6 +3,7 @@
 mod clients;
 mod mends;
 mod store;
+mod upstreams;
 
 use std::path::Path;
 use std::time::Duration;
@@ -192,8 +193,8 @@ fn what_this_build_does_not_enforce_is_refused_and_checked_all_the_same() {
   authz: { address: 127.0.0.1:9902 }
 store: { url: \"sqlite:x.db\" }
 upstreams:
-  a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], host: upstream, set_headers: { X-Proof: { file: p } } }
-  b: { endpoints: [\"http://a:1\"], retries: { attempts: 2, budget: 20% }, outlier: { failures: 5, eject_for: 10s } }
+  a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], identity: { jwt_key: { file: k } } }
+  b: { endpoints: [\"https://a:1\"], tls: { ca: x, sni: y } }
 plans: { free: { requests_per_minute: 1, requests_per_day: 1, concurrent_requests: 5 } }
 sessions: { unknown_tokens: forward, introspect: { path: /x, ttl: 30s } }
 cors: { allowed_origins: [\"https://app.seeme.ai\"] }

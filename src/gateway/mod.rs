@@ -37,7 +37,7 @@ use crate::policy::route::{Access, Route};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
-use crate::upstream::{BodyError, Forwarding, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{BodyError, Clusters, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
 
 use context::{ConnInfo, Inbound, RequestRecord};
@@ -59,6 +59,8 @@ pub struct Shared {
     pub usage: Arc<Usage>,
     /// The management API.
     pub management: Management,
+    /// The upstreams.
+    pub clusters: Clusters,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// The access log.
@@ -109,8 +111,8 @@ pub enum GatewayError {
 
 impl Gateway {
     /// A gateway for one worker.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        let upstreams = Upstreams::new(&shared.config.upstreams, shared.metrics.clone());
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let upstreams = Upstreams::new(&shared.clusters, worker, shared.config.workers, shared.metrics.clone());
         let snapshot = Snapshot { config: shared.config.clone(), upstreams };
         Self { shared, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
     }

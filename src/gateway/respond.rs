@@ -237,6 +237,12 @@ impl GatewayError {
                 "Gateway overloaded",
                 "Too many request bodies are being inspected. Try again shortly.",
             ),
+            Self::Upstream(UpstreamError::Busy) => own(
+                503,
+                "upstream_unavailable",
+                "Upstream busy",
+                "The backend has as many requests as it may have at a time. Try again shortly.",
+            ),
             Self::Upstream(UpstreamError::Unreachable) => {
                 own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend.")
             }
@@ -278,7 +284,7 @@ impl GatewayError {
     /// `Retry-After`, for the 503s.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::StoreUnavailable | Self::Overloaded => Some(1),
+            Self::StoreUnavailable | Self::Overloaded | Self::Upstream(UpstreamError::Busy) => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,
         }

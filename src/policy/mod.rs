@@ -16,6 +16,7 @@ pub mod pattern;
 pub mod quota;
 pub mod rejection;
 pub mod resource;
+pub mod retry;
 pub mod route;
 pub mod scope;
 pub mod table;

@@ -84,7 +84,7 @@ impl Workers {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let worker = Worker {
-                    gateway: Arc::new(Gateway::new(shared)),
+                    gateway: Arc::new(Gateway::new(shared, index)),
                     tls,
                     counts,
                     open: Mutex::default(),

@@ -25,6 +25,12 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ),
     ("gateway_upstream_errors_total", Kind::Counter, "Requests that an upstream failed, by upstream and code."),
     ("gateway_upstream_connects_total", Kind::Counter, "Connections opened to an upstream."),
+    ("gateway_upstream_endpoints", Kind::Gauge, "Addresses of an upstream, by upstream."),
+    ("gateway_upstream_endpoints_usable", Kind::Gauge, "Those that are neither put aside nor found unhealthy."),
+    ("gateway_upstream_ejections_total", Kind::Counter, "Addresses put aside for failures in a row (outlier)."),
+    ("gateway_upstream_retries_total", Kind::Counter, "Requests sent again after an upstream failed them."),
+    ("gateway_upstream_probe_failures_total", Kind::Counter, "Health checks that failed, by upstream."),
+    ("gateway_upstream_dns_failures_total", Kind::Counter, "Look-ups of an endpoint's name that failed."),
     ("gateway_connections", Kind::Gauge, "Open client connections."),
     ("gateway_connections_total", Kind::Counter, "Client connections accepted."),
     ("gateway_connections_refused_total", Kind::Counter, "Client connections turned away, for a limit."),
@@ -171,7 +177,26 @@ pub struct UpstreamMetrics {
     pub duration: Histogram,
     /// Connections opened.
     pub connects: Counter,
+    /// How its endpoints are.
+    pub health: HealthMetrics,
     errors: Mutex<Vec<(&'static str, Counter)>>,
+}
+
+/// Handles of an upstream's endpoints. Addresses are no labels: nobody bounds how many a name may have over time.
+#[derive(Clone)]
+pub struct HealthMetrics {
+    /// All.
+    pub endpoints: Gauge,
+    /// Those that requests go to.
+    pub usable: Gauge,
+    /// Put aside.
+    pub ejections: Counter,
+    /// Sent again.
+    pub retries: Counter,
+    /// Asked how they are, without a good answer.
+    pub probe_failures: Counter,
+    /// Names that were not found.
+    pub dns_failures: Counter,
 }
 
 /// Handles of the key look-ups.
@@ -351,7 +376,21 @@ impl Metrics {
 
 impl UpstreamMetrics {
     fn new(recorder: &PrometheusRecorder, name: &Arc<str>) -> Self {
+        let count = |metric| {
+            let counter = counter(recorder, metric, &[("upstream", name)]);
+            counter.increment(0);
+            counter
+        };
+        let health = HealthMetrics {
+            endpoints: gauge(recorder, "gateway_upstream_endpoints", &[("upstream", name)]),
+            usable: gauge(recorder, "gateway_upstream_endpoints_usable", &[("upstream", name)]),
+            ejections: count("gateway_upstream_ejections_total"),
+            retries: count("gateway_upstream_retries_total"),
+            probe_failures: count("gateway_upstream_probe_failures_total"),
+            dns_failures: count("gateway_upstream_dns_failures_total"),
+        };
         Self {
+            health,
             name: name.clone(),
             duration: histogram(recorder, "gateway_upstream_duration_seconds", &[("upstream", name)]),
             connects: counter(recorder, "gateway_upstream_connects_total", &[("upstream", name)]),

@@ -1,25 +1,29 @@
-//! Idle connections of one worker to one upstream, last in first out: the warmest one is used, cold ones age and go.
+//! Idle connections of one worker to one address of an upstream, last in first out: the warmest one is used, cold ones age and go.
 //!
 //! Belongs to one worker, so its lock is never contended. hyper-util's shared pool costs about a tenth of a whole request
 //! (measured: 1.3 to 2 µs); this is what replaces it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
+use super::cluster::Place;
+use super::heard::Heard;
+use super::peer::{Peer, UnderWay};
 
-/// Idle connections that one worker keeps to one upstream.
+/// Idle connections that one worker keeps to one address.
 const MAX_IDLE: usize = 256;
 /// Idle for so many rounds of the worker's sweep (half a second each), a connection is closed: most servers would do it soon after.
 const MAX_ROUNDS: u32 = 110;
 
 /// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write.
-struct Connection {
-    sender: SendRequest<RequestBody>,
-    task: AbortHandle,
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) task: AbortHandle,
+    pub(super) heard: Heard,
 }
 
 impl Drop for Connection {
@@ -34,35 +38,56 @@ struct Idle {
     since: u32,
 }
 
-/// The pool.
-#[derive(Default)]
+/// The pool. Each worker has its own; workers must not share a cache line either.
+#[repr(align(64))]
 pub(super) struct Pool {
+    peer: Arc<Peer>,
     idle: Mutex<Vec<Idle>>,
     /// Counts sweeps: a clock that costs a request nothing.
     round: AtomicU32,
+    /// The address is gone: nothing is kept any more.
+    retired: AtomicBool,
 }
 
 /// A connection in use. Dropped, it closes; [`Lease::give_back`] keeps it.
 pub(super) struct Lease {
     connection: Connection,
     pool: Arc<Pool>,
+    /// What the request counts as until the answer has ended.
+    pub(super) counted: (Option<UnderWay>, Option<Place>),
 }
 
 impl Pool {
+    pub(super) fn new(peer: Arc<Peer>) -> Self {
+        let (idle, round, retired) = (Mutex::default(), AtomicU32::new(0), AtomicBool::new(false));
+        Self { peer, idle, round, retired }
+    }
+
+    /// Where its connections lead.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
     /// The most recently used connection that still looks alive.
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Idle { connection, .. }) = idle.pop() {
             if !connection.sender.is_closed() {
-                return Some(Lease { connection, pool: self.clone() });
+                return Some(self.lease(connection));
             }
         }
         None
     }
 
-    /// A lease of a new connection, driven by `task`.
-    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>, task: AbortHandle) -> Lease {
-        Lease { connection: Connection { sender, task }, pool: self.clone() }
+    /// A lease of this connection.
+    pub(super) fn lease(self: &Arc<Self>, connection: Connection) -> Lease {
+        Lease { connection, pool: self.clone(), counted: (None, None) }
+    }
+
+    /// The address is gone: closes what is idle now, and whatever comes back.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Closes what has been idle too long. Called by the worker's sweep, never on a request.
@@ -74,6 +99,16 @@ impl Pool {
 }
 
 impl Lease {
+    /// Where it leads.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.pool.peer
+    }
+
+    /// Whether anything comes on it.
+    pub(super) fn heard(&self) -> &Heard {
+        &self.connection.heard
+    }
+
     pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
         &mut self.connection.sender
     }
@@ -84,9 +119,15 @@ impl Lease {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
+        if idle.len() < MAX_IDLE && !self.pool.retired.load(Ordering::Relaxed) {
             idle.push(Idle { connection: self.connection, since: self.pool.round.load(Ordering::Relaxed) });
         }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({})", self.peer.address)
     }
 }
 

@@ -38,6 +38,7 @@ mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
 mod resources;
+mod retries;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
@@ -48,4 +49,5 @@ mod store_full;
 mod support;
 mod tls;
 mod trusted_proxies;
+mod upstreams;
 mod usage;

@@ -5,6 +5,7 @@ mod edge;
 mod limits;
 mod plans;
 mod reader;
+mod rewriting;
 mod routes;
 mod store;
 mod suite;

@@ -10,15 +10,12 @@ pub(super) enum Shape {
     Text,
     Count,
     Duration,
-    Percent,
     Address,
     /// Text, or `{ file: PATH }`.
     Secret,
     OneOf(&'static [(&'static str, ())]),
     List(&'static Shape),
     Members(&'static [(&'static str, Shape)]),
-    /// Members of any name.
-    AnyMembers(&'static Shape),
 }
 
 /// Checks a member, then refuses it.
@@ -34,9 +31,6 @@ impl Shape {
             Self::Text => value.text().map(drop),
             Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
             Self::Duration => value.duration().map(drop),
-            Self::Percent => value.parse("a share", "write a percentage such as 20%", |text| {
-                text.strip_suffix('%')?.trim_end().parse::<u8>().ok().filter(|share| *share <= 100).map(drop)
-            }),
             Self::Address => value.address().map(drop),
             Self::Secret if value.is_mapping() => {
                 value.mapping(&["file"])?.require("file", "write { file: PATH }")?.text().map(drop)
@@ -59,29 +53,16 @@ impl Shape {
                 }
                 Some(())
             }
-            Self::AnyMembers(shape) => {
-                for (_, _, member) in value.members()? {
-                    shape.check(&member);
-                }
-                Some(())
-            }
         }
     }
 }
 
-use Shape::{Address, AnyMembers, Count, Duration, List, Members, OneOf, Percent, Secret, Text};
+use Shape::{Address, Count, Duration, List, Members, OneOf, Secret, Text};
 
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
-pub(super) const TEXT: Shape = Text;
-pub(super) const DURATION: Shape = Duration;
 pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
-pub(super) const SET_HEADERS: Shape = AnyMembers(&Secret);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
-pub(super) const HEALTH_CHECK: Shape = Members(&[("path", Text), ("interval", Duration)]);
-pub(super) const OUTLIER: Shape = Members(&[("failures", Count), ("eject_for", Duration)]);
-pub(super) const RETRIES: Shape = Members(&[("attempts", Count), ("budget", Percent)]);
-pub(super) const WEIGHTS: Shape = List(&Count);
 pub(super) const CORS: Shape = Members(&[("allowed_origins", List(&Text))]);
 pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
 pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));

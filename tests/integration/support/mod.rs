@@ -11,6 +11,7 @@
 
 mod backend;
 mod clock;
+mod flapping;
 mod http;
 pub(crate) mod http2;
 mod key;
@@ -24,6 +25,7 @@ mod transport;
 
 pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
+pub(crate) use flapping::Flapping;
 pub(crate) use http::{Connection, Response};
 pub(crate) use key::Key;
 pub(crate) use load::{Load, Running, Shot, count, percentile, statuses};

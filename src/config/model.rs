@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 
 use super::redis_url::RedisUrl;
+use crate::policy::cors::Cors;
 use crate::policy::credential::KeyShape;
 use crate::policy::key::{Account, Environment, QuotaLimits};
 use crate::policy::network::Networks;
@@ -42,6 +43,8 @@ pub struct Config {
     pub scopes: ScopeCatalog,
     /// The management API.
     pub management: Management,
+    /// Which web pages may read answers; `None`: browsers let none of another origin.
+    pub cors: Option<Cors>,
     /// Size limits.
     pub limits: Limits,
     /// Time limits.

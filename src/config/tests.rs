@@ -2,6 +2,7 @@
 
 mod clients;
 mod mends;
+mod rules;
 mod store;
 mod upstreams;
 
@@ -197,7 +198,7 @@ upstreams:
   b: { endpoints: [\"https://a:1\"], tls: { ca: x, sni: y } }
 plans: { free: { requests_per_minute: 1, requests_per_day: 1, concurrent_requests: 5 } }
 sessions: { unknown_tokens: forward, introspect: { path: /x, ttl: 30s } }
-cors: { allowed_origins: [\"https://app.seeme.ai\"] }
+
 enforcement: observe
 include: [routes/*.yaml]
 usage: { journal: none }

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response, Version};
+use http::request::Parts;
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -132,13 +133,18 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let mut inbound = Inbound { head, body: Some(body) };
         let mut record = Box::new(RequestRecord::start(&self.shared, conn, &inbound.head));
-        let response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
+        let cross_origin =
+            snapshot.config.cors.as_ref().map(|cors| cors.look(&inbound.head.method, &inbound.head.headers));
+        let mut response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 self.identify(&snapshot.config, &inbound, &mut record).await;
                 respond::render(error, conn, &mut inbound, &mut record)
             }
         };
+        if let Some(cross_origin) = cross_origin {
+            cross_origin.answer(response.status(), response.headers_mut());
+        }
         Ok(respond::attach(response, record))
     }
 
@@ -159,6 +165,10 @@ impl Gateway {
             http2::normalize(&mut inbound.head)?;
         }
         let path = head::check(&inbound.head, &config.limits)?;
+        if is_preflight(config, &inbound.head) {
+            Box::pin(self.identify(config, inbound, record)).await;
+            return Ok(respond::preflight(conn, inbound, record));
+        }
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
@@ -325,6 +335,13 @@ impl Gateway {
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
+}
+
+/// Whether a browser asks what one of its pages may send.
+fn is_preflight(config: &Config, head: &Parts) -> bool {
+    // Nearly every request is none for its method alone.
+    head.method == Method::OPTIONS
+        && config.cors.as_ref().is_some_and(|cors| cors.look(&head.method, &head.headers).is_preflight())
 }
 
 /// The body to forward: held already, or streamed within the route's limits.

@@ -137,6 +137,15 @@ pub fn render(
     problem_response(&problem, &error.violated(), record, headers)
 }
 
+/// The answer to a CORS preflight, but for the fields that every answer gets (`policy::cors`).
+pub fn preflight(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord) -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::Own(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    refuse_body(conn, inbound, false, response.headers_mut());
+    response.headers_mut().insert(X_REQUEST_ID, record.request_id.to_value());
+    response
+}
+
 fn insert(headers: &mut HeaderMap, name: http::HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);

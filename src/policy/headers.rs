@@ -121,6 +121,11 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
     }
 }
 
+/// Removes all fields whose names begin like this.
+pub(super) fn remove_family(headers: &mut HeaderMap, start: &str) {
+    retain(headers, |name| !name.as_str().starts_with(start));
+}
+
 /// Removes hop-by-hop fields and those that `Connection` names. Framing and `Host` are never removed by name.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // The usual values name nothing beyond what goes anyway.

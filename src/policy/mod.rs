@@ -4,6 +4,7 @@
 //! value. That is what makes the rules testable by property and the lease protocol explorable state by state.
 
 pub mod access;
+pub mod cors;
 pub mod credential;
 pub mod forwarded;
 pub mod headers;

@@ -11,6 +11,7 @@
 mod boundary;
 mod check_cli;
 mod connection_caps;
+mod cors;
 mod decision;
 mod faults;
 mod fleet;

@@ -1,6 +1,7 @@
 //! From the tree to the model, section by section; every section reports its own mistakes and none stops another.
 
 mod access;
+mod cors;
 mod edge;
 mod limits;
 mod plans;
@@ -84,6 +85,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let store =
         root.require("store", "add store: { url: \"sqlite:data/gateway.db\" }").and_then(|v| store::store(&v, file));
     let cache = edge::cache(root.get("cache").as_ref());
+    let cors = cors::cors(&root);
     let (quota, scopes) = (plans::quota(&root), plans::scopes(root.get("scopes").as_ref()));
     let upstreams = root.require("upstreams", "add upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }");
     let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value, file));
@@ -115,6 +117,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
         quota: quota?,
         scopes,
         management,
+        cors,
         limits,
         timeouts,
         drain,
@@ -140,7 +143,7 @@ const LOG_LEVELS: &[(&str, tracing::Level)] = &[
 fn refuse_unbuilt(root: &Map<'_>) {
     root.get("version")
         .and_then(|value| value.parse("1, the only version", "write version: 1", |text| (text == "1").then_some(())));
-    for (name, shape) in [("cors", unbuilt::CORS), ("include", unbuilt::TEXTS), ("tracing", unbuilt::TRACING)] {
+    for (name, shape) in [("include", unbuilt::TEXTS), ("tracing", unbuilt::TRACING)] {
         if let Some(value) = root.get(name) {
             unbuilt::refuse::<()>(&value, &shape);
         }

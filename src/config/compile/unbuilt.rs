@@ -63,7 +63,6 @@ pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
 pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
-pub(super) const CORS: Shape = Members(&[("allowed_origins", List(&Text))]);
 pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
 pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));
 pub(super) const INTROSPECT: Shape = Members(&[

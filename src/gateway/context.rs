@@ -190,12 +190,6 @@ impl ConnInfo {
             // Of a request that was pipelined behind this one, a part may have come.
             let begun = self.head_begun.load(Ordering::Relaxed);
             self.enter(if begun { Phase::Head } else { Phase::Idle }, now);
-            if self.half_closed.load(Ordering::Relaxed) != 0
-                && let Some(waker) = self.waker.get()
-            {
-                // Its end was kept from whoever reads; now it may be read.
-                waker.wake_by_ref();
-            }
         }
     }
 

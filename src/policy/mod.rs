@@ -15,6 +15,7 @@ pub mod network;
 pub mod path;
 pub mod pattern;
 pub mod quota;
+mod quota_fields;
 pub mod rejection;
 pub mod resource;
 pub mod retry;

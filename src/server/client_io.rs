@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::config::model::Limits;
-use crate::gateway::context::ConnInfo;
+use crate::gateway::context::{ConnInfo, Phase};
 use crate::upstream::{Socket, poll_write_gathered};
 use crate::wire::http1::{Gate, RequestLimits, Requests};
 
@@ -31,13 +31,15 @@ pub(super) struct ClientIo {
     conn: Arc<ConnInfo>,
     clock: Arc<dyn Clock>,
     linger: Option<Pin<Box<Sleep>>>,
+    /// The client has shut its sending side, and hyper does not know yet.
+    end_withheld: bool,
 }
 
 impl ClientIo {
     /// Around an accepted socket.
     pub(super) fn new(socket: Socket, limits: &Limits, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
         let limits = RequestLimits { head: limits.header_bytes, fields: limits.header_count, target: limits.uri_bytes };
-        Self { stream: socket, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None }
+        Self { stream: socket, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None, end_withheld: false }
     }
 
     fn socket(&mut self) -> TokioIo<&mut Socket> {
@@ -50,7 +52,7 @@ struct Sifted<'a>(&'a mut ClientIo);
 
 impl AsyncRead for Sifted<'_> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let ClientIo { stream, gate, conn, clock, .. } = &mut *self.get_mut().0;
+        let ClientIo { stream, gate, conn, clock, end_withheld, .. } = &mut *self.get_mut().0;
         loop {
             let ready = gate.ready();
             if !ready.is_empty() {
@@ -71,11 +73,8 @@ impl AsyncRead for Sifted<'_> {
             let fresh = &buf.filled()[before..];
             if fresh.is_empty() {
                 // A client may shut its sending side and still wait for its answer; hyper would take it for gone.
-                return if gate.is_between() && conn.stops_sending(&**clock) {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(Ok(()))
-                };
+                *end_withheld = gate.is_between() && (*end_withheld || conn.stops_sending(&**clock));
+                return if *end_withheld { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
             conn.received(&**clock);
             let passed = gate.sift(fresh);
@@ -119,7 +118,13 @@ impl Write for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket()).poll_flush(cx)
+        ready!(Pin::new(&mut self.socket()).poll_flush(cx))?;
+        if self.end_withheld && self.conn.phase().0 != Phase::Busy {
+            // The answer is out: now the end may be read.
+            self.end_withheld = false;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// With a refused body unread, closing at once would reset the connection and could destroy the answer on its way: close

@@ -129,7 +129,7 @@ fn when_descriptors_run_out_accepting_rests_and_goes_on_when_there_are_some() {
     let gateway = &stand.gateway;
     let pid = Pid::from_raw(i32::try_from(gateway.process.pid()).unwrap()).unwrap();
     let whole = Rlimit { current: Some(1024), maximum: Some(1024) };
-    let limit = |files: u64| drop(prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(files), ..whole }).unwrap());
+    let limit = |files: u64| prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(files), ..whole }).unwrap();
     let mut established = stand.connect();
     stand.get("/echo/x").bearer(&key).on(&mut established).expect_status(200);
     // Fewer than the places that were counted at the start: somebody else has taken them.

@@ -60,12 +60,14 @@ pub struct ConnInfo {
     since: AtomicU64,
     /// Requests that are being served; HTTP/1 has one at most.
     in_flight: AtomicU32,
+    /// Requests that have ended, as far as the number goes.
+    answered: AtomicU32,
     /// HTTP/2: since when a head has been open, whatever else goes on; 0: none is.
     head_since: AtomicU64,
     multiplexed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
-    /// Since when the client sends no more while its request is served; 0: it may, `u64::MAX`: it has taken something since.
+    /// Since when the client sends no more and waits; 0: it may send, `u64::MAX`: it has taken something since.
     half_closed: AtomicU64,
 }
 
@@ -102,6 +104,7 @@ impl ConnInfo {
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
             in_flight: AtomicU32::new(0),
+            answered: AtomicU32::new(0),
             head_since: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
@@ -125,13 +128,16 @@ impl ConnInfo {
         (phase, Mono(self.since.load(Ordering::Relaxed)))
     }
 
-    /// The client will send no more. True: its request is being served, so its answer may still be waited for.
-    pub fn stops_sending(&self, clock: &dyn Clock) -> bool {
-        let is_served = self.phase().0 == Phase::Busy;
-        if is_served && self.half_closed.load(Ordering::Relaxed) == 0 {
+    /// The client will send no more, and waits for an answer.
+    pub fn stops_sending(&self, clock: &dyn Clock) {
+        if self.half_closed.load(Ordering::Relaxed) == 0 {
             self.half_closed.store(clock.mono().0.max(1), Ordering::Relaxed);
         }
-        is_served
+    }
+
+    /// HTTP/1: whether one of so many requests has not been answered. They wrap around.
+    pub fn owes_answers(&self, requests: u32) -> bool {
+        self.answered.load(Ordering::Relaxed) != requests
     }
 
     /// For how long a client that sends no more has got nothing.
@@ -186,6 +192,7 @@ impl ConnInfo {
     pub fn end(&self, now: Mono) {
         let left = self.in_flight.load(Ordering::Relaxed) - 1;
         self.in_flight.store(left, Ordering::Relaxed);
+        self.answered.store(self.answered.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         if left == 0 {
             // Of a request that was pipelined behind this one, a part may have come.
             let begun = self.head_begun.load(Ordering::Relaxed);

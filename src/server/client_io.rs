@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::config::model::Limits;
-use crate::gateway::context::{ConnInfo, Phase};
+use crate::gateway::context::ConnInfo;
 use crate::upstream::{Socket, poll_write_gathered};
 use crate::wire::http1::{Gate, RequestLimits, Requests};
 
@@ -73,8 +73,12 @@ impl AsyncRead for Sifted<'_> {
             let fresh = &buf.filled()[before..];
             if fresh.is_empty() {
                 // A client may shut its sending side and still wait for its answer; hyper would take it for gone.
-                *end_withheld = gate.is_between() && (*end_withheld || conn.stops_sending(&**clock));
-                return if *end_withheld { Poll::Pending } else { Poll::Ready(Ok(())) };
+                *end_withheld = gate.is_between() && conn.owes_answers(gate.begun());
+                if *end_withheld {
+                    conn.stops_sending(&**clock);
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Ok(()));
             }
             conn.received(&**clock);
             let passed = gate.sift(fresh);
@@ -119,8 +123,8 @@ impl Write for ClientIo {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         ready!(Pin::new(&mut self.socket()).poll_flush(cx))?;
-        if self.end_withheld && self.conn.phase().0 != Phase::Busy {
-            // The answer is out: now the end may be read.
+        if self.end_withheld && !self.conn.owes_answers(self.gate.begun()) {
+            // They are out: now the end may be read.
             self.end_withheld = false;
             cx.waker().wake_by_ref();
         }

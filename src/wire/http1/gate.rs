@@ -51,6 +51,7 @@ pub struct Gate<M: Messages> {
     /// How many of `held` may pass.
     ready: usize,
     refused: Option<M::Refused>,
+    begun: u32,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,7 @@ enum At {
 impl<M: Messages> Gate<M> {
     /// At the beginning of a connection.
     pub fn new(messages: M) -> Self {
-        Self { messages, at: At::Head, head: Head::default(), held: Vec::new(), ready: 0, refused: None }
+        Self { messages, at: At::Head, head: Head::default(), held: Vec::new(), ready: 0, refused: None, begun: 0 }
     }
 
     /// Judges octets that were just read. So many of them, from the first on, may pass where they are; what may pass of the
@@ -130,6 +131,11 @@ impl<M: Messages> Gate<M> {
         matches!(self.at, At::Head) && self.held.is_empty()
     }
 
+    /// Messages whose head has passed, as far as the number goes.
+    pub fn begun(&self) -> u32 {
+        self.begun
+    }
+
     /// The beginning of a head is held until the rest comes.
     pub fn holds_head(&self) -> bool {
         matches!(self.at, At::Head) && self.held.len() > self.ready
@@ -188,8 +194,9 @@ impl<M: Messages> Gate<M> {
     }
 
     fn begin(&mut self, body: Body) {
+        self.begun = self.begun.wrapping_add(1);
         self.at = match body {
-            Body::None => At::Head,
+            Body::None | Body::Length(0) => At::Head,
             Body::Length(length) => At::Length(length),
             Body::Chunked => At::Chunks(Chunks::new(self.messages.trailer_limits())),
             Body::ToClose => At::ToClose,

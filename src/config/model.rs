@@ -25,6 +25,10 @@ use crate::policy::scope::ScopeCatalog;
 pub struct Config {
     /// The file it came from.
     pub source: PathBuf,
+    /// BLAKE3 of the text it was compiled from.
+    pub digest: [u8; 32],
+    /// Counts the reloads of this process: what was worked out under one number is worked out anew under another.
+    pub revision: u64,
     /// Threads that serve; each has its own listener and upstream pool.
     pub workers: usize,
     /// Where it listens.
@@ -66,7 +70,7 @@ pub struct Config {
 }
 
 /// Where the gateway listens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// For clients.
     pub public: SocketAddr,
@@ -113,10 +117,15 @@ impl Config {
     pub fn cached_keys_are_served_for(&self) -> Duration {
         self.store.serve_cached_keys_for.max(self.cache.recheck_without_push)
     }
+
+    /// How long a known key stays in the cache: past its TTL, so that an outage of the store can be bridged.
+    pub fn known_keys_are_kept_for(&self) -> Duration {
+        self.cache.ttl + self.store.serve_cached_keys_for
+    }
 }
 
 /// Which store, and what to do without it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
     /// Which backend.
     pub url: StoreUrl,
@@ -193,7 +202,7 @@ pub enum OutageQuota {
 }
 
 /// The key cache.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheConfig {
     /// Entries at most.
     pub capacity: u64,
@@ -299,7 +308,7 @@ pub struct Retries {
 }
 
 /// Which backend serves which kind of key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Environments {
     /// For `sm_live_` keys and requests without a key.
     pub live: UpstreamId,
@@ -318,7 +327,7 @@ impl Environments {
 }
 
 /// Plans, and what they are charged to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
     /// By name, in the order of the file.
     pub plans: Vec<(Arc<str>, Plan)>,
@@ -388,7 +397,7 @@ impl Quota {
 pub const CLIENT_MANAGEMENT_PATH: &str = "/api/v1/me/apikeys";
 
 /// The management API.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Management {
     /// `/api/v1/api-keys`
     pub base_path: String,
@@ -397,7 +406,7 @@ pub struct Management {
 }
 
 /// Size limits of a message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at most.
     pub connections: usize,
@@ -429,7 +438,7 @@ pub struct PerAddress {
 }
 
 /// Time limits of an exchange.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first byte to the end of the head.
     pub header: Duration,
@@ -446,7 +455,7 @@ pub struct Timeouts {
 }
 
 /// What SIGTERM does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
     /// Not ready, but still accepting, for this long.
     pub delay: Duration,
@@ -455,7 +464,7 @@ pub struct Drain {
 }
 
 /// Usage counting.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageConfig {
     /// How often counters are written.
     pub flush: Duration,

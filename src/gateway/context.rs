@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Version};
 use hyper::body::Incoming;
 
-use super::Shared;
+use super::{Shared, Snapshot};
 use crate::clock::Clock;
 use crate::limit::Permit;
 use crate::policy::access::KeyProfile;
@@ -54,7 +54,6 @@ pub struct ConnInfo {
     refused: OnceLock<Refused>,
     /// The beginning of a head has come and is held.
     head_begun: AtomicBool,
-    used: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
@@ -100,7 +99,6 @@ impl ConnInfo {
             waker: OnceLock::new(),
             refused: OnceLock::new(),
             head_begun: AtomicBool::new(false),
-            used: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
             in_flight: AtomicU32::new(0),
@@ -178,7 +176,6 @@ impl ConnInfo {
     pub fn received(&self, clock: &dyn Clock) {
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             self.enter(Phase::Head, clock.mono());
-            self.used.store(true, Ordering::Relaxed);
         }
     }
 
@@ -212,7 +209,6 @@ impl ConnInfo {
 
     /// HTTP/2: octets came; whether a head is open after them.
     pub fn in_head(&self, open: bool, clock: &dyn Clock) {
-        self.used.store(true, Ordering::Relaxed);
         match (open, self.head_since.load(Ordering::Relaxed)) {
             (true, 0) => self.head_since.store(clock.mono().0.max(1), Ordering::Relaxed),
             (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
@@ -223,11 +219,6 @@ impl ConnInfo {
     /// Since when a head has been open beside what the phase says.
     pub fn head_since(&self) -> Option<Mono> {
         Some(self.head_since.load(Ordering::Relaxed)).filter(|since| *since != 0).map(Mono)
-    }
-
-    /// Whether anything ever came on it.
-    pub fn was_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
     }
 
     /// `Forwarded` for a request to this host.
@@ -251,6 +242,11 @@ impl ConnInfo {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_leaving(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// Whether [`Self::drain`] was called; if not yet, `waker` will be woken. A task has one waker for life.
@@ -301,6 +297,7 @@ pub struct Inbound {
 /// What is learnt of a request on its way.
 pub struct RequestRecord {
     shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
     started: Mono,
     time: Timestamp,
     conn: Arc<ConnInfo>,
@@ -342,7 +339,7 @@ pub struct RequestRecord {
 
 impl RequestRecord {
     /// Starts the record of one request.
-    pub fn start(shared: &Arc<Shared>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
+    pub fn start(shared: &Arc<Shared>, snapshot: &Arc<Snapshot>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
         // From the first byte of the head, which was noted when it came; a pipelined request has no such note.
         let started = match conn.phase() {
             (Phase::Head, since) => since,
@@ -377,6 +374,7 @@ impl RequestRecord {
             upstream: None,
             upstream_ms: None,
             shared: shared.clone(),
+            snapshot: snapshot.clone(),
         }
     }
 
@@ -472,7 +470,7 @@ impl Drop for RequestRecord {
         }
         let duration = now.since(self.started).as_secs_f64();
         shared.metrics.in_flight.decrement(1.0);
-        shared.metrics.request(self.place(), class);
+        shared.metrics.request(&self.snapshot.counters, self.place(), class);
         shared.metrics.duration.record(duration);
         if let Some(code) = self.code {
             shared.metrics.refusal(code);

@@ -19,6 +19,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::auth::{Authenticator, Front, StoreUnavailable};
@@ -37,6 +38,7 @@ use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::route::{Access, Route};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
 use crate::telemetry::trace::IdSource;
 use crate::upstream::{BodyError, Clusters, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
@@ -44,10 +46,18 @@ use crate::usage::Usage;
 use context::{ConnInfo, Inbound, RequestRecord};
 use respond::{ProxyBody, RecordedBody};
 
-/// What all workers of one process share.
-pub struct Shared {
+/// A configuration, and its upstreams as the whole process knows them.
+pub struct InForce {
     /// The configuration.
     pub config: Arc<Config>,
+    /// Its upstreams, in the same order.
+    pub clusters: Clusters,
+}
+
+/// What all workers of one process share.
+pub struct Shared {
+    /// What is in force. A request asks its [`Snapshot`], which was made of it.
+    pub in_force: watch::Sender<Arc<InForce>>,
     /// Keys.
     pub auth: Arc<Authenticator>,
     /// Quotas.
@@ -60,8 +70,6 @@ pub struct Shared {
     pub usage: Arc<Usage>,
     /// The management API.
     pub management: Management,
-    /// The upstreams.
-    pub clusters: Clusters,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// The access log.
@@ -80,11 +88,14 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// The way to the backends.
     pub upstreams: Upstreams,
+    /// Counters of its routes.
+    pub counters: RouteCounters,
 }
 
 /// The gateway, as one worker runs it.
 pub struct Gateway {
     shared: Arc<Shared>,
+    worker: usize,
     current: ArcSwap<Snapshot>,
     front: Front,
 }
@@ -110,12 +121,36 @@ pub enum GatewayError {
     Upstream(UpstreamError),
 }
 
+impl Shared {
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.in_force.borrow().config.clone()
+    }
+
+    /// Takes another configuration into force. What is the same in it of the upstreams goes on as it is.
+    pub fn reload(&self, config: Config) {
+        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, &self.metrics);
+        self.in_force.send_replace(Arc::new(InForce { config: Arc::new(config), clusters }));
+    }
+}
+
+impl Snapshot {
+    fn of(in_force: &InForce, worker: usize) -> Self {
+        let config = in_force.config.clone();
+        Self { upstreams: Upstreams::new(&in_force.clusters, worker), counters: RouteCounters::of(&config), config }
+    }
+}
+
 impl Gateway {
     /// A gateway for one worker.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        let upstreams = Upstreams::new(&shared.clusters, worker, shared.config.workers, shared.metrics.clone());
-        let snapshot = Snapshot { config: shared.config.clone(), upstreams };
-        Self { shared, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
+        let snapshot = Snapshot::of(&shared.in_force.borrow(), worker);
+        Self { shared, worker, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
+    }
+
+    /// Takes a new configuration into force for requests that begin from now on. What is under way keeps the one it began with.
+    pub fn reload(&self, in_force: &InForce) {
+        self.current.store(Arc::new(Snapshot::of(in_force, self.worker)));
     }
 
     /// What is in force now.
@@ -132,7 +167,7 @@ impl Gateway {
         let snapshot = self.snapshot();
         let (head, body) = request.into_parts();
         let mut inbound = Inbound { head, body: Some(body) };
-        let mut record = Box::new(RequestRecord::start(&self.shared, conn, &inbound.head));
+        let mut record = Box::new(RequestRecord::start(&self.shared, &snapshot, conn, &inbound.head));
         let cross_origin =
             snapshot.config.cors.as_ref().map(|cors| cors.look(&inbound.head.method, &inbound.head.headers));
         let mut response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
@@ -195,7 +230,7 @@ impl Gateway {
     /// Cache, then store; then whether the key is in force. A public route needs none and checks none.
     async fn authenticate(
         &self,
-        config: &Config,
+        config: &Arc<Config>,
         credential: Credential,
         access: &Access,
         record: &mut RequestRecord,
@@ -225,17 +260,17 @@ impl Gateway {
     /// store nor whoever shares the address with a guesser shall suffer.
     async fn look_up(
         &self,
-        config: &Config,
+        config: &Arc<Config>,
         hash: KeyHash,
         record: &RequestRecord,
     ) -> Result<Option<Arc<KeyProfile>>, GatewayError> {
         let (auth, limit) = (&self.shared.auth, config.limits.per_address.failed_auth);
         if let Some(limit) = limit
-            && !auth.is_known(&hash, &self.front)
+            && !auth.is_known(&hash, &self.front, config)
         {
             self.shared.failed_auth.check(Counted::FailedAuth, record.client(), limit, self.shared.clock.mono())?;
         }
-        let found = auth.look_up(hash, &self.front).await?;
+        let found = auth.look_up(hash, &self.front, config).await?;
         if found.is_none() {
             self.charge_failed_auth(config, record)?;
         }
@@ -254,7 +289,7 @@ impl Gateway {
     }
 
     /// A request that was refused before its key was looked at is counted all the same, if it carries a known one.
-    async fn identify(&self, config: &Config, inbound: &Inbound, record: &mut RequestRecord) {
+    async fn identify(&self, config: &Arc<Config>, inbound: &Inbound, record: &mut RequestRecord) {
         if record.secret.is_none()
             && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, config.key_shape)
         {
@@ -304,10 +339,12 @@ impl Gateway {
         let answer = upstreams.forward(upstream, request, progress.as_ref(), limits).await;
         let waited = sent.elapsed().as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
-        self.shared.metrics.upstreams[upstream.0].duration.record(waited);
+        upstreams.metrics(upstream).duration.record(waited);
 
         let mut response = answer
-            .map_err(|error| self.upstream_failed(error, upstream.0, head::body_limit(&route, &config.limits)))?
+            .map_err(|error| {
+                self.upstream_failed(error, upstreams.metrics(upstream), head::body_limit(&route, &config.limits))
+            })?
             .map(ProxyBody::Upstream);
         headers::for_client(response.headers_mut(), request_id, quota);
         // A gateway speaks for itself, whatever version its backend spoke (RFC 9110 section 2.5).
@@ -315,7 +352,12 @@ impl Gateway {
         Ok(response)
     }
 
-    fn upstream_failed(&self, error: UpstreamError, upstream: usize, body_limit: Option<u64>) -> GatewayError {
+    fn upstream_failed(
+        &self,
+        error: UpstreamError,
+        upstream: &UpstreamMetrics,
+        body_limit: Option<u64>,
+    ) -> GatewayError {
         match error {
             UpstreamError::RequestBody(error) => GatewayError::RequestBody(error, body_limit),
             error => {

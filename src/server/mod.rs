@@ -13,10 +13,11 @@ mod listener;
 mod places;
 mod proxy_protocol;
 mod sweep;
+pub mod take_over;
 mod tls;
 mod turn_away;
 mod worker;
 
 pub use listener::{BindError, Listeners};
 pub use tls::{FrontTls, Refreshed, TlsError};
-pub use worker::{Drain, Workers};
+pub use worker::{Drain, Stage, Workers};

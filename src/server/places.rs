@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn counts(most: usize) -> Arc<Counts> {
-        Arc::new(Counts::new(most, Arc::new(Metrics::new(Vec::new(), &[]))))
+        Arc::new(Counts::new(most, Arc::new(Metrics::new())))
     }
 
     #[test]

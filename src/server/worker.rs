@@ -1,11 +1,13 @@
 //! Workers: threads that accept and serve, and stop without dropping what they have accepted.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,31 +23,49 @@ use super::sweep::is_overdue;
 use super::tls::FrontTls;
 use super::turn_away::turn_away;
 use super::{connection, descriptors, proxy_protocol};
-use crate::gateway::context::ConnInfo;
-use crate::gateway::{Gateway, Shared};
+use crate::gateway::context::{ConnInfo, Phase};
+use crate::gateway::{Gateway, InForce, Shared};
 
 /// How often a worker looks for connections that have waited too long.
 const SWEEP: Duration = Duration::from_millis(500);
-/// How long a connection that was accepted just before a drain may take to send its first request.
-const FIRST_REQUEST: Duration = Duration::from_millis(100);
+/// A connection that has been idle this long when its worker drains, or since, is closed. Sooner, its client may be about to send;
+/// it is told with its next answer.
+const IDLE: Duration = Duration::from_secs(2);
+/// How often a worker that drains looks for such connections.
+const LOOK: Duration = Duration::from_millis(50);
 /// Rest after an accept that failed for want of descriptors: trying at once would only burn the core.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// Rest after a connection was turned away: who comes back at once must not have the core to himself.
 const TURN_AWAY_REST: Duration = Duration::from_millis(1);
+/// How long a PROXY header that has not come when the worker drains is waited for.
+const LAST_HEADER: Duration = Duration::from_millis(100);
 
 /// Tells workers to stop accepting and to end their connections.
 #[derive(Debug, Clone)]
-pub struct Drain(watch::Sender<bool>);
+pub struct Drain(watch::Sender<Stage>);
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Not begun.
+    Serving,
+    /// No new connections, but for those that wait in the kernel already.
+    Draining,
+    /// No new connections: another process accepts on the same sockets.
+    HandedOver,
+    /// What is left is closed.
+    Closing,
+}
 
 impl Drain {
     /// Nobody is draining yet.
     pub fn new() -> Self {
-        Self(watch::Sender::new(false))
+        Self(watch::Sender::new(Stage::Serving))
     }
 
-    /// Starts it.
-    pub fn start(&self) {
-        self.0.send_replace(true);
+    /// Goes on to this stage.
+    pub fn enter(&self, stage: Stage) {
+        self.0.send_replace(stage);
     }
 }
 
@@ -62,15 +82,16 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts one worker on each socket.
+    /// Starts the workers, each on its share of the sockets.
     pub fn start(
         listeners: Listeners,
         tls: Option<&Arc<FrontTls>>,
         shared: &Arc<Shared>,
         drain: &Drain,
     ) -> io::Result<Self> {
-        let places = descriptors::places(descriptors::raise(), listeners.sockets.len());
-        let wanted = shared.config.limits.connections;
+        let config = shared.config();
+        let places = descriptors::places(descriptors::raise(), config.workers);
+        let wanted = config.limits.connections;
         if wanted > places {
             tracing::warn!(
                 "limits.connections is {wanted}, and this process may open too few files for more than {places} connections: \
@@ -78,9 +99,9 @@ impl Workers {
             );
         }
         let counts = Arc::new(Counts::new(places, shared.metrics.clone()));
-        let threads = listeners.sockets.into_iter().enumerate().map(|(index, socket)| {
-            let (shared, draining, counts) = (shared.clone(), drain.0.subscribe(), counts.clone());
-            let tls = tls.cloned();
+        let threads = listeners.share_out(config.workers).into_iter().enumerate().map(|(index, sockets)| {
+            let (shared, tls, counts) = (shared.clone(), tls.cloned(), counts.clone());
+            let (draining, configs) = (drain.0.subscribe(), shared.in_force.subscribe());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let worker = Worker {
@@ -91,7 +112,7 @@ impl Workers {
                     next_id: AtomicU64::new(0),
                     draining,
                 };
-                if let Err(error) = runtime.block_on(Arc::new(worker).run(socket)) {
+                if let Err(error) = runtime.block_on(Arc::new(worker).run(sockets, configs)) {
                     tracing::error!(%error, "a worker could not start");
                 }
             })
@@ -116,20 +137,25 @@ struct Worker {
     /// Open connections, for the sweep.
     open: Mutex<HashMap<u64, (Arc<ConnInfo>, AbortHandle)>>,
     next_id: AtomicU64,
-    draining: watch::Receiver<bool>,
+    draining: watch::Receiver<Stage>,
 }
 
 impl Worker {
-    async fn run(self: Arc<Self>, socket: TcpListener) -> io::Result<()> {
+    async fn run(
+        self: Arc<Self>,
+        sockets: Vec<TcpListener>,
+        mut configs: watch::Receiver<Arc<InForce>>,
+    ) -> io::Result<()> {
         let mut draining = self.draining.clone();
-        let listener = tokio::net::TcpListener::from_std(socket)?;
+        let adopt = tokio::net::TcpListener::from_std;
+        let listeners = sockets.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
         // Connections hold a sender each; when the last is gone, so is the last connection.
         let (alive, mut all_gone) = mpsc::channel::<()>(1);
         let mut sweep = interval(SWEEP);
         let (mut rest, mut resting) = (pin!(sleep(Duration::ZERO)), false);
         loop {
             tokio::select! {
-                accepted = listener.accept(), if !resting => {
+                accepted = accept_from(&listeners, self.next_id.load(Ordering::Relaxed)), if !resting => {
                     let pause = match accepted {
                         Ok((stream, peer)) => (!self.accept(stream, peer, &alive)).then_some(TURN_AWAY_REST),
                         Err(error) => Some(self.accept_failed(&error)),
@@ -141,31 +167,59 @@ impl Worker {
                 },
                 () = rest.as_mut(), if resting => resting = false,
                 _ = sweep.tick() => self.sweep(),
-                _ = draining.wait_for(|draining| *draining) => break,
+                Ok(()) = configs.changed() => self.gateway.reload(&configs.borrow_and_update().clone()),
+                _ = draining.wait_for(|stage| *stage != Stage::Serving) => break,
             }
         }
-        // What the kernel queued for this socket would be reset by closing it. Asked of the kernel itself: tokio only knows what
-        // its last turn of the event loop told it.
-        let queue = listener.into_std()?;
-        while let Ok((stream, peer)) = queue.accept() {
-            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                self.accept(stream, peer, &alive);
+        let handed_over = *draining.borrow() == Stage::HandedOver;
+        for listener in listeners {
+            // What the kernel queued for this socket would be reset by closing it. Asked of the kernel itself: tokio only knows
+            // what its last turn of the event loop told it.
+            let queue = listener.into_std()?;
+            if handed_over {
+                // The queue lives on in the process that has it now.
+                continue;
+            }
+            while let Ok((stream, peer)) = queue.accept() {
+                if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    self.accept(stream, peer, &alive);
+                }
             }
         }
-        drop((queue, alive));
-        let open = self.open().values().map(|(conn, _)| conn.clone()).collect::<Vec<_>>();
-        let (used, fresh): (Vec<_>, Vec<_>) = open.into_iter().partition(|conn| conn.was_used());
-        used.iter().for_each(|conn| conn.drain());
-        // Told to end, hyper closes at once a connection on which nothing came yet; the first request is under way on most.
-        if !fresh.is_empty() {
-            sleep(FIRST_REQUEST).await;
-            fresh.iter().for_each(|conn| conn.drain());
-        }
-        let limit = self.gateway.snapshot().config.drain.timeout;
-        if timeout(limit, all_gone.recv()).await.is_err() {
-            tracing::warn!(open = self.open().len(), "drain.timeout is over; closing what is left");
-        }
+        drop(alive);
+        self.drain(&mut all_gone, &mut draining).await;
         Ok(())
+    }
+
+    /// Lets connections end: each is told with its next answer, and closed when it has been idle for a while.
+    async fn drain(&self, all_gone: &mut mpsc::Receiver<()>, draining: &mut watch::Receiver<Stage>) {
+        let limit = self.gateway.snapshot().config.drain.timeout;
+        self.open().values().for_each(|(conn, _)| conn.drain());
+        let (mut over, mut look) = (pin!(sleep(limit)), interval(LOOK));
+        loop {
+            tokio::select! {
+                _ = all_gone.recv() => return,
+                () = &mut over => {
+                    tracing::warn!(open = self.open().len(), "drain.timeout is over; closing what is left");
+                    return;
+                }
+                _ = draining.wait_for(|stage| *stage == Stage::Closing) => return,
+                _ = look.tick() => self.close_idle(IDLE.min(limit / 2)),
+            }
+        }
+    }
+
+    fn close_idle(&self, patience: Duration) {
+        let now = self.gateway.shared().clock.mono();
+        let idle = |(conn, task): &(Arc<ConnInfo>, AbortHandle)| {
+            let (phase, since) = conn.phase();
+            // One whose client is slow to take what it was sent only looks idle.
+            let idle = phase == Phase::Idle && now.since(since) > patience && conn.stalled_for(now).is_zero();
+            idle.then(|| task.clone())
+        };
+        // Collected first: an aborted task gives its slot up, and that takes the lock.
+        let idle: Vec<AbortHandle> = self.open().values().filter_map(idle).collect();
+        idle.iter().for_each(AbortHandle::abort);
     }
 
     /// Finds a place for a connection; false: there was none.
@@ -194,8 +248,8 @@ impl Worker {
         let (listen, mut draining) = (&snapshot.config.listen, self.draining.clone());
         let patience = async {
             let drained = async {
-                let _ = draining.wait_for(|draining| *draining).await;
-                sleep(FIRST_REQUEST).await;
+                let _ = draining.wait_for(|stage| *stage != Stage::Serving).await;
+                sleep(LAST_HEADER).await;
             };
             timeout(snapshot.config.timeouts.handshake, drained).await
         };
@@ -232,13 +286,9 @@ impl Worker {
         let _ = stream.set_nodelay(true);
         let conn =
             Arc::new(ConnInfo::new(peer, self.tls.is_some(), self.gateway.shared().clock.mono()).trusting(trusted));
-        if *self.draining.borrow() {
-            // Whoever ends the others did not know of this one.
-            let conn = conn.clone();
-            tokio::spawn(async move {
-                sleep(FIRST_REQUEST).await;
-                conn.drain();
-            });
+        if *self.draining.borrow() != Stage::Serving {
+            // Whoever told the others did not know of this one.
+            conn.drain();
         }
         let (gateway, tls, info) = (self.gateway.clone(), self.tls.clone(), conn.clone());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -290,6 +340,19 @@ impl Worker {
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Arc<ConnInfo>, AbortHandle)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The next connection of any of them, each being asked first in its turn.
+async fn accept_from(listeners: &[tokio::net::TcpListener], turn: u64) -> io::Result<(TcpStream, SocketAddr)> {
+    let accept = |cx: &mut Context<'_>| {
+        let ready = |listener: &tokio::net::TcpListener| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        };
+        let (later, first) = listeners.split_at(turn as usize % listeners.len().max(1));
+        first.iter().chain(later).find_map(ready).map_or(Poll::Pending, Poll::Ready)
+    };
+    poll_fn(accept).await
 }
 
 /// A place, and the entry of the connection that has it among the open ones.

@@ -19,7 +19,7 @@ use super::peer::Peer;
 use super::pool::Pool;
 use crate::config::model::{self, Host, Retries, Upstream};
 use crate::telemetry::Metrics;
-use crate::telemetry::names::HealthMetrics;
+use crate::telemetry::names::UpstreamMetrics;
 
 /// Failed health checks in a row after which an endpoint is unhealthy; one good one makes it healthy again.
 const UNHEALTHY: u32 = 2;
@@ -27,12 +27,16 @@ const UNHEALTHY: u32 = 2;
 const WEIGHT: u64 = 1_000_000;
 
 /// All upstreams of a configuration. One for the process; every worker has its own [`super::Upstreams`] on it.
-pub struct Clusters(Vec<Arc<Cluster>>);
+pub struct Clusters {
+    all: Vec<Arc<Cluster>>,
+    workers: usize,
+    control: Handle,
+}
 
 /// One upstream.
 pub(super) struct Cluster {
     pub(super) config: Upstream,
-    pub(super) metrics: HealthMetrics,
+    pub(super) metrics: Arc<UpstreamMetrics>,
     pub(super) resolve: Resolve,
     /// When a look-up on demand failed last; held while one is under way.
     pub(super) asked: tokio::sync::Mutex<Option<Instant>>,
@@ -67,28 +71,32 @@ impl Drop for Place {
 }
 
 impl Clusters {
-    /// For these upstreams. What `earlier` had and is still the same goes on as it is: connections, health, what is counted.
-    /// Look-ups and health checks run on `control`.
-    pub fn new(
-        upstreams: &[Upstream],
-        workers: usize,
-        metrics: &Metrics,
-        control: &Handle,
-        earlier: Option<&Self>,
-    ) -> Self {
-        let cluster = |(upstream, metrics): (&Upstream, _)| {
-            let earlier = earlier.and_then(|all| all.0.iter().find(|cluster| cluster.config.name == upstream.name));
-            match earlier {
-                Some(same) if same.config == *upstream => same.clone(),
-                earlier => Cluster::start(upstream.clone(), workers, metrics, control, dns::system(), earlier),
+    /// For these upstreams and so many workers. Look-ups and health checks run on `control`.
+    pub fn new(upstreams: &[Upstream], workers: usize, metrics: &Metrics, control: &Handle) -> Self {
+        Self { all: Vec::new(), workers, control: control.clone() }.under(upstreams, metrics)
+    }
+
+    /// The same under another configuration. What is still the same goes on as it is: connections, health, what is counted.
+    pub fn under(&self, upstreams: &[Upstream], metrics: &Metrics) -> Self {
+        let Self { workers, control, .. } = self;
+        let cluster = |upstream: &Upstream| {
+            let earlier = self.all.iter().find(|cluster| cluster.config.name == upstream.name);
+            if let Some(same) = earlier.filter(|earlier| earlier.config == *upstream) {
+                return same.clone();
             }
+            let metrics =
+                earlier.map_or_else(|| Arc::new(metrics.upstream(&upstream.name)), |earlier| earlier.metrics.clone());
+            Cluster::start(upstream.clone(), *workers, metrics, control, dns::system(), earlier)
         };
-        let metrics = metrics.upstreams.iter().map(|metrics| metrics.health.clone());
-        Self(upstreams.iter().zip(metrics).map(cluster).collect())
+        Self { all: upstreams.iter().map(cluster).collect(), workers: *workers, control: control.clone() }
+    }
+
+    pub(super) const fn workers(&self) -> usize {
+        self.workers
     }
 
     pub(super) fn all(&self) -> &[Arc<Cluster>] {
-        &self.0
+        &self.all
     }
 }
 
@@ -97,7 +105,7 @@ impl Cluster {
     pub(super) fn start(
         config: Upstream,
         workers: usize,
-        metrics: HealthMetrics,
+        metrics: Arc<UpstreamMetrics>,
         control: &Handle,
         resolve: Resolve,
         earlier: Option<&Arc<Self>>,
@@ -191,8 +199,8 @@ impl Cluster {
     fn publish(&self, members: &[Member]) {
         let usable: Vec<Endpoint> =
             members.iter().filter(|member| member.is_usable()).map(|member| member.endpoint.clone()).collect();
-        self.metrics.endpoints.set(members.len() as f64);
-        self.metrics.usable.set(usable.len() as f64);
+        self.metrics.health.endpoints.set(members.len() as f64);
+        self.metrics.health.usable.set(usable.len() as f64);
         let all = || members.iter().map(|member| member.endpoint.clone()).collect();
         self.selection.store(Arc::new(Selection::new(if usable.is_empty() { all() } else { usable })));
     }
@@ -224,7 +232,7 @@ impl Cluster {
         }
         let Some(member) = members.iter_mut().find(|member| is_it(member) && !member.ejected) else { return };
         member.ejected = true;
-        self.metrics.ejections.increment(1);
+        self.metrics.health.ejections.increment(1);
         tracing::warn!(upstream = %self.config.name, address = %peer.address, "put aside for {:?}: {in_a_row} failures in a row", outlier.eject_for);
         self.control.spawn(readmit_after(outlier.eject_for, Arc::downgrade(&member.endpoint.peer)));
         self.publish(&members);
@@ -297,6 +305,6 @@ impl std::fmt::Debug for Cluster {
 
 impl std::fmt::Debug for Clusters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(&self.0).finish()
+        f.debug_list().entries(&self.all).finish()
     }
 }

@@ -23,7 +23,7 @@ use super::pool::{Connection, Lease, Pool};
 use crate::config::model::{Host, Upstream};
 use crate::policy::retry::{self, Budget, Failure};
 use crate::policy::route::UpstreamId;
-use crate::telemetry::Metrics;
+use crate::telemetry::names::UpstreamMetrics;
 
 /// How long a used connection may take to be ready again.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -34,7 +34,6 @@ const FLOOR: u64 = 100;
 pub struct Upstreams {
     targets: Vec<Target>,
     worker: usize,
-    metrics: Arc<Metrics>,
 }
 
 struct Target {
@@ -75,10 +74,10 @@ struct Failed {
 
 impl Upstreams {
     /// As this worker, one of those that `clusters` were made for, reaches them.
-    pub fn new(clusters: &Clusters, worker: usize, workers: usize, metrics: Arc<Metrics>) -> Self {
+    pub fn new(clusters: &Clusters, worker: usize) -> Self {
         let target = |cluster: &Arc<Cluster>| {
             let percent = cluster.config.retries.budget;
-            let floor = if percent == 0 { 0 } else { FLOOR.div_ceil(workers.max(1) as u64) };
+            let floor = if percent == 0 { 0 } else { FLOOR.div_ceil(clusters.workers() as u64) };
             Target {
                 cluster: cluster.clone(),
                 requests: AtomicU64::new(0),
@@ -86,7 +85,12 @@ impl Upstreams {
                 random: AtomicU64::new(worker as u64),
             }
         };
-        Self { targets: clusters.all().iter().map(target).collect(), worker, metrics }
+        Self { targets: clusters.all().iter().map(target).collect(), worker }
+    }
+
+    /// The upstream's metrics.
+    pub fn metrics(&self, id: UpstreamId) -> &UpstreamMetrics {
+        &self.targets[id.0].cluster.metrics
     }
 
     /// The upstream's name, for logs.
@@ -153,7 +157,7 @@ impl Upstreams {
             };
             let picked = target.cluster.selection().pick_other(&tried, self.worker, || target.random());
             let Some((pool, under_way)) = picked.filter(|_| target.may_retry()) else { break };
-            target.cluster.metrics.retries.increment(1);
+            target.cluster.metrics.health.retries.increment(1);
             match self.send(pool, under_way, request, sending, &mut place, true).await {
                 Ok(response) => return Ok(response),
                 Err(again) => failed = again,
@@ -243,7 +247,7 @@ impl Upstreams {
         let end = deadline(sending.limits.since, sending.limits.response);
         let connected = timeout_at(end, connect(config, &peer.endpoint, peer.address, &heard)).await;
         let (sender, task) = connected.map_err(|_elapsed| UpstreamError::Timeout)??;
-        self.metrics.upstreams[sending.id.0].connects.increment(1);
+        self.targets[sending.id.0].cluster.metrics.connects.increment(1);
         Ok(pool.lease(Connection { sender, task, heard }))
     }
 

@@ -108,6 +108,8 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let (key_shape, log) = (limits::keys(root.get("keys").as_ref()), limits::log(&root));
     let config = Config {
         source: file.to_owned(),
+        digest: [0; 32],
+        revision: 0,
         workers,
         listen: listen?,
         store: store?,

@@ -23,3 +23,4 @@ pub mod route;
 pub mod scope;
 pub mod table;
 pub mod values;
+pub mod websocket;

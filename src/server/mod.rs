@@ -15,6 +15,7 @@ mod proxy_protocol;
 mod sweep;
 pub mod take_over;
 mod tls;
+mod tunnel;
 mod turn_away;
 mod worker;
 

@@ -86,7 +86,7 @@ fn a_client_that_says_no_more_gets_its_answer_and_then_the_end() {
     ] {
         let mut connection = stand.connect();
         connection.send(&bytes);
-        connection.finish_sending();
+        connection.end_sending();
         let start = Instant::now();
         for _ in 0..answers {
             let answer = connection.response("GET");
@@ -109,7 +109,7 @@ fn an_answer_that_has_begun_is_sent_to_the_end_however_it_pauses() {
     });
     let stand = Stand::new().upstream(upstream.address).start();
     let mut connection = stand.get("/public/x").start();
-    connection.finish_sending();
+    connection.end_sending();
     let answer = connection.response("GET").expect_status(200);
     assert!(answer.complete && answer.body == b"okok");
 }
@@ -156,7 +156,7 @@ fn an_end_in_the_middle_of_a_message_is_no_end_of_it() {
     ] {
         let mut connection = stand.connect();
         connection.send(bytes);
-        connection.finish_sending();
+        connection.end_sending();
         let start = Instant::now();
         if let Ok(answer) = connection.try_response("GET") {
             assert!(answer.status() >= 400, "{bytes:?}: {answer:?}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::support::{Gateway, Key, Load, Process, Scripted, Stand, eventually, seconds, sized, statuses, wait_for};
+use super::support::{Gateway, Key, Load, Process, Scripted, Stand, eventually, sized, statuses, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -47,7 +47,10 @@ fn restarts_at_five_hundred_requests_a_second_cost_none_whatever_the_numbers_of_
     let kept = Load::on(&[&stand.gateway]).keys(&keys).connections(50).rate(sized(200.0, 400.0)).start();
     let fresh = Load::on(&[&stand.gateway]).keys(&keys).connections(10).rate(100.0).fresh().start();
     let mut old: Option<Gateway> = None;
-    let (pause, rounds) = (seconds(0, 3), sized(&[1, 3, 2][..], &[1, 4, 2, 1, 3, 3, 2, 1, 4, 2][..]));
+    let (pause, rounds) = (
+        sized(Duration::from_millis(400), Duration::from_secs(3)),
+        sized(&[1, 3, 2][..], &[1, 4, 2, 1, 3, 3, 2, 1, 4, 2][..]),
+    );
     for (round, workers) in rounds.iter().enumerate() {
         let new = successor(&stand, &format!("round-{round}"), &[("workers: 2", &format!("workers: {workers}"))]);
         assert_eq!((new.public, new.admin), (stand.gateway.public, stand.gateway.admin));

@@ -72,14 +72,14 @@ impl Connection {
         self.stream.set_read_timeout(Some(patience)).unwrap();
     }
 
-    /// Shuts the sending side, as a client does that has said all it will.
-    pub(crate) fn finish_sending(&self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
-    }
-
     /// Room for few octets that were sent and are not read yet.
     pub(crate) fn receive_little(&self) {
         socket2::SockRef::from(&self.stream).set_recv_buffer_size(4096).unwrap();
+    }
+
+    /// Ends its half of the connection, and still listens.
+    pub(crate) fn end_sending(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
 
     /// Closes with a reset, as a client that was killed does.

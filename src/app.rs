@@ -30,6 +30,7 @@ use crate::clock::SystemClock;
 use crate::config::model::Config;
 use crate::gateway::{InForce, Shared};
 use crate::limit::Limiter;
+use crate::limit::address::AddressRate;
 use crate::management::api::{FlushUsage, Management};
 use crate::server::take_over::{Link, TakeOverError};
 use crate::server::{BindError, Drain, FrontTls, Stage, TlsError, Workers};
@@ -319,6 +320,8 @@ fn share(
     Arc::new(Shared {
         auth: Arc::new(Authenticator::new(guard.clone(), config.cache.capacity, metrics.clone())),
         limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
+        failed_auth: AddressRate::new(),
+        public_requests: AddressRate::new(),
         management: Management::new(store, clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),

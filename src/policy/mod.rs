@@ -6,6 +6,7 @@
 pub mod access;
 pub mod cors;
 pub mod credential;
+pub mod forwarded;
 pub mod headers;
 pub mod instant;
 pub mod key;
@@ -14,6 +15,7 @@ pub mod network;
 pub mod path;
 pub mod pattern;
 pub mod quota;
+mod quota_fields;
 pub mod rejection;
 pub mod resource;
 pub mod retry;

@@ -21,3 +21,4 @@ pub mod route;
 pub mod scope;
 pub mod table;
 pub mod values;
+pub mod websocket;

@@ -9,17 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::UpstreamError;
+use super::aside::Aside;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
 use super::cluster::{Cluster, Clusters, Place};
 use super::connect::connect;
 use super::dns;
-use super::heard::Heard;
+use super::interim::Interims;
 use super::peer::UnderWay;
-use super::pool::{Connection, Lease, Pool};
+use super::pool::{Lease, Pool};
 use crate::config::model::{Host, Upstream};
 use crate::policy::retry::{self, Budget, Failure};
 use crate::policy::route::UpstreamId;
@@ -46,13 +47,17 @@ struct Target {
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
-pub struct Forwarding {
+pub struct Forwarding<'a> {
     /// When the wait begins.
     pub since: Instant,
     /// To the response head, from the last byte of the request.
     pub response: Duration,
     /// Between bytes of the response.
     pub idle: Duration,
+    /// The request asks for another protocol: a 101 may be the answer.
+    pub upgrade: bool,
+    /// Where interim responses go; `None`: this client cannot be told.
+    pub aside: Option<&'a Aside>,
 }
 
 /// What all tries of one request have in common.
@@ -60,7 +65,7 @@ struct Sending<'a> {
     id: UpstreamId,
     method: Method,
     progress: Option<&'a Arc<Progress>>,
-    limits: Forwarding,
+    limits: Forwarding<'a>,
 }
 
 /// A try that gave no answer.
@@ -109,7 +114,7 @@ impl Upstreams {
         id: UpstreamId,
         request: Request<RequestBody>,
         progress: Option<&Arc<Progress>>,
-        limits: Forwarding,
+        limits: Forwarding<'_>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[id.0];
         let mut place = target.cluster.admit()?;
@@ -131,7 +136,7 @@ impl Upstreams {
     async fn resolve(
         &self,
         target: &Target,
-        limits: Forwarding,
+        limits: Forwarding<'_>,
     ) -> Result<(Arc<Pool>, Option<UnderWay>), UpstreamError> {
         let end = deadline(limits.since, limits.response);
         timeout_at(end, dns::resolve_now(&target.cluster)).await.map_err(|_elapsed| UpstreamError::Timeout)?;
@@ -192,21 +197,29 @@ impl Upstreams {
                 Err(error) => return failed(error, Failure::Unsent, Some(request)),
             };
             lease.heard().reset();
-            let answer = lease.sender().try_send_request(request);
-            let Forwarding { since, response, idle } = sending.limits;
-            let answer = match wait_for_head(answer, sending.progress, since, response).await {
+            lease.interims().begin();
+            let answer = lease.send(request);
+            let answer = match wait_for_head(answer, lease.interims(), sending.progress, sending.limits).await {
                 Ok(answer) => answer,
                 Err(error) => return failed(error, Failure::Final, None),
             };
             let mut lost = match answer {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && sending.limits.upgrade => {
+                    lease.counted = (under_way.take(), place.take());
+                    return Ok(response.map(|incoming| UpstreamBody::switching(incoming, lease)));
+                }
                 // An interim response as the final one: we asked for no upgrade. The connection is not reused.
                 Ok(response) if response.status().is_informational() => {
                     return failed(UpstreamError::Malformed, Failure::Final, None);
                 }
                 Ok(response) => {
                     lease.counted = (under_way.take(), place.take());
-                    let progress = sending.progress.cloned();
-                    return Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)));
+                    let (idle, progress) = (sending.limits.idle, sending.progress.cloned());
+                    let (head, incoming) = response.into_parts();
+                    return match UpstreamBody::new(incoming, idle, lease, progress) {
+                        Ok(body) => Ok(Response::from_parts(head, body)),
+                        Err(_) => failed(UpstreamError::Malformed, Failure::Final, None),
+                    };
                 }
                 Err(lost) => lost,
             };
@@ -243,12 +256,11 @@ impl Upstreams {
 
     async fn connect(&self, pool: &Arc<Pool>, sending: &Sending<'_>) -> Result<Lease, UpstreamError> {
         let (config, peer) = (&self.targets[sending.id.0].cluster.config, pool.peer());
-        let heard = Heard::default();
         let end = deadline(sending.limits.since, sending.limits.response);
-        let connected = timeout_at(end, connect(config, &peer.endpoint, peer.address, &heard)).await;
-        let (sender, task) = connected.map_err(|_elapsed| UpstreamError::Timeout)??;
+        let connected = timeout_at(end, connect(config, &peer.endpoint, peer.address)).await;
+        let connection = connected.map_err(|_elapsed| UpstreamError::Timeout)??;
         self.targets[sending.id.0].cluster.metrics.connects.increment(1);
-        Ok(pool.lease(Connection { sender, task, heard }))
+        Ok(pool.lease(connection))
     }
 
     /// Closes connections that have been idle too long, and lets the budgets forget. The worker's sweep.
@@ -301,9 +313,9 @@ fn duplicate(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 /// Waits for the head; the clock starts over as long as the request's body still moves.
 async fn wait_for_head<T>(
     answer: impl Future<Output = T>,
+    interims: &Interims,
     progress: Option<&Arc<Progress>>,
-    since: Instant,
-    limit: Duration,
+    Forwarding { since, response: limit, aside, .. }: Forwarding<'_>,
 ) -> Result<T, UpstreamError> {
     let mut answer = std::pin::pin!(answer);
     let frames = || progress.map_or(0, |progress| progress.frames());
@@ -312,7 +324,13 @@ async fn wait_for_head<T>(
     loop {
         tokio::select! {
             biased;
-            answered = &mut answer => return Ok(answered),
+            answered = &mut answer => {
+                // Those that came with it are older.
+                while let (Some(aside), Some(interim)) = (aside, interims.take()) {
+                    aside.say(interim).await;
+                }
+                return Ok(answered);
+            }
             () = &mut timer => {
                 if frames() == seen {
                     return Err(UpstreamError::Timeout);
@@ -320,7 +338,16 @@ async fn wait_for_head<T>(
                 seen = frames();
                 timer.as_mut().reset(deadline(Instant::now(), limit));
             }
+            // Last: an upstream that never stops must not keep the timer from being looked at.
+            (aside, interim) = next_interim(aside, interims) => aside.say(interim).await,
         }
+    }
+}
+
+async fn next_interim<'a>(aside: Option<&'a Aside>, interims: &Interims) -> (&'a Aside, Vec<u8>) {
+    match aside {
+        Some(aside) => (aside, interims.next().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -6,13 +6,19 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::header::UPGRADE;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
 use super::cluster::Place;
 use super::heard::Heard;
+use super::interim::Interims;
 use super::peer::{Peer, UnderWay};
+use crate::wire::http1::Exchange;
 
 /// Idle connections that one worker keeps to one address.
 const MAX_IDLE: usize = 256;
@@ -24,6 +30,16 @@ pub(super) struct Connection {
     pub(super) sender: SendRequest<RequestBody>,
     pub(super) task: AbortHandle,
     pub(super) heard: Heard,
+    pub(super) interims: Interims,
+    /// Tells the socket's gate what is asked.
+    pub(super) exchange: Arc<Exchange>,
+}
+
+impl Connection {
+    /// Whether it can take another request.
+    fn is_over(&self) -> bool {
+        self.sender.is_closed() || self.exchange.is_spoilt()
+    }
 }
 
 impl Drop for Connection {
@@ -72,7 +88,7 @@ impl Pool {
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Idle { connection, .. }) = idle.pop() {
-            if !connection.sender.is_closed() {
+            if !connection.is_over() {
                 return Some(self.lease(connection));
             }
         }
@@ -94,7 +110,7 @@ impl Pool {
     pub(super) fn prune(&self) {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| !idle.connection.sender.is_closed() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
+        idle.retain(|idle| !idle.connection.is_over() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
     }
 }
 
@@ -113,9 +129,23 @@ impl Lease {
         &mut self.connection.sender
     }
 
+    /// What comes before the answer.
+    pub(super) fn interims(&self) -> &Interims {
+        &self.connection.interims
+    }
+
+    /// Sends a request; its answer, or itself when it was not sent.
+    pub(super) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        self.connection.exchange.begin(request.method(), request.headers().contains_key(UPGRADE));
+        self.connection.sender.try_send_request(request)
+    }
+
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.
     pub(super) fn give_back(self) {
-        if self.connection.sender.is_closed() {
+        if self.connection.is_over() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -55,9 +55,15 @@ pub struct ConnInfo {
     /// HTTP/2: since when a head has been open, whatever else goes on; 0: none is.
     head_since: AtomicU64,
     multiplexed: AtomicBool,
+    /// HTTP/2: targets of requests that are malformed in a way that the library hides.
+    malformed: Mutex<Vec<Vec<u8>>>,
+    any_malformed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
 }
+
+/// Malformed requests of one connection that are remembered until they are seen.
+const MALFORMED: usize = 256;
 
 /// What a connection is doing, for its timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +102,8 @@ impl ConnInfo {
             in_flight: AtomicU32::new(0),
             head_since: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            malformed: Mutex::default(),
+            any_malformed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
         }
     }
@@ -174,6 +182,27 @@ impl ConnInfo {
             (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    /// HTTP/2: a request for this target comes next or soon, and is malformed.
+    pub fn found_malformed(&self, target: Vec<u8>) {
+        let mut malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
+        // More than can be under way at once: the library refused some, so nobody will ask for them.
+        if malformed.len() >= MALFORMED {
+            malformed.remove(0);
+        }
+        malformed.push(target);
+        self.any_malformed.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::found_malformed`]; asked once a request.
+    pub fn take_malformed(&self, target: &str) -> bool {
+        if !self.any_malformed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = malformed.iter().position(|odd| odd == target.as_bytes());
+        found.inspect(|place| drop(malformed.swap_remove(*place))).is_some()
     }
 
     /// Since when a head has been open beside what the phase says.

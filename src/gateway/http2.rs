@@ -5,11 +5,16 @@
 
 use http::header::{COOKIE, HOST, HeaderValue};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 
+use super::context::ConnInfo;
 use crate::policy::rejection::Rejection;
 
 /// Refuses what is malformed; gives the rest its Host and one Cookie.
-pub(super) fn normalize(head: &mut Parts) -> Result<(), Rejection> {
+pub(super) fn normalize(head: &mut Parts, conn: &ConnInfo) -> Result<(), Rejection> {
+    if conn.take_malformed(head.uri.path_and_query().map_or("", PathAndQuery::as_str)) {
+        return Err(Rejection::bad_request("Fragment in :path, or a :scheme that is not HTTP"));
+    }
     // A library that trims would see another value than one that does not (RFC 9113 section 8.2.1).
     let padded = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
     if head.headers.values().any(padded) {
@@ -45,13 +50,16 @@ mod tests {
     use super::*;
     use http::Request;
 
+    use crate::policy::instant::Mono;
+
     fn normalized(fields: &[(&str, &str)]) -> Result<Parts, Rejection> {
         let mut request = Request::builder().uri("https://a.example:8443/x");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let mut head = request.body(()).unwrap().into_parts().0;
-        normalize(&mut head).map(|()| head)
+        let conn = ConnInfo::new([127, 0, 0, 1].into(), false, Mono(0));
+        normalize(&mut head, &conn).map(|()| head)
     }
 
     #[test]

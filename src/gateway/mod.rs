@@ -143,7 +143,7 @@ impl Gateway {
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &snapshot.config;
         if inbound.head.version == Version::HTTP_2 {
-            http2::normalize(&mut inbound.head)?;
+            http2::normalize(&mut inbound.head, conn)?;
         }
         let path = head::check(&inbound.head, conn, &config.limits)?;
         if let Some(call) =

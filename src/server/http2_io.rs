@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::gateway::context::ConnInfo;
 use crate::upstream::Socket;
 use crate::wire::frames::{Budget, Walker, go_away};
+use crate::wire::heads::Heads;
 
 /// How long, and how much, a peer may go on sending after the last frame: closing at once would reset the connection and could
 /// destroy that frame on its way.
@@ -29,6 +30,7 @@ pub(super) struct Http2Io {
     conn: Arc<ConnInfo>,
     clock: Arc<dyn Clock>,
     inbound: Walker,
+    heads: Heads,
     outbound: Walker,
     budget: Budget,
     /// What is still to be said of a peer that was cut off; `None`: it was not.
@@ -38,17 +40,23 @@ pub(super) struct Http2Io {
 
 impl Http2Io {
     /// Around a socket whose preface has not been taken from it.
-    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>, longest_head: usize) -> Self {
         conn.in_head(true, &*clock);
         let (inbound, outbound, budget) = (Walker::client(), Walker::server(), Budget::new(clock.mono()));
-        Self { socket, conn, clock, inbound, outbound, budget, farewell: None, linger: None }
+        let heads = Heads::new(longest_head);
+        Self { socket, conn, clock, inbound, heads, outbound, budget, farewell: None, linger: None }
     }
 
     /// Looks at octets that came; false when the peer has sent enough.
     fn admit(&mut self, octets: &[u8]) -> bool {
-        let Self { inbound, budget, clock, .. } = self;
+        let Self { inbound, heads, budget, clock, conn, .. } = self;
         let mut admitted = true;
-        inbound.feed(octets, |frame| admitted &= budget.spend(frame, || clock.mono()));
+        inbound.feed_heads(
+            octets,
+            heads,
+            |frame| admitted &= budget.spend(frame, || clock.mono()),
+            |target| conn.found_malformed(target),
+        );
         self.conn.in_head(self.inbound.is_in_head(), &*self.clock);
         admitted
     }

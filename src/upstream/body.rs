@@ -147,6 +147,17 @@ impl RequestBody {
     }
 }
 
+impl RequestBody {
+    /// The same once more, unless it streams.
+    pub(super) fn replica(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Held(bytes) => Some(Self::Held(bytes.clone())),
+            Self::Streamed(_) => None,
+        }
+    }
+}
+
 impl Streamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {

@@ -1,5 +1,7 @@
 //! A new connection to one endpoint of an upstream: dialled, then spoken HTTP on. Keeps nothing; the pool does.
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -9,32 +11,98 @@ use tokio::time::timeout;
 use super::UpstreamError;
 use super::body::RequestBody;
 use super::gather::UpstreamIo;
+use super::http2::{self, NewConnection, Place};
 use super::socket::Socket;
+use super::tls::UpstreamConnector;
 use crate::config::model::{Endpoint, Upstream};
 
 /// The largest response head accepted from an upstream.
 const MAX_HEAD: usize = 256 * 1024;
 
-/// Within `connect_timeout`; with the task that drives it.
+/// A connection that was opened just now.
+pub(super) enum Connected {
+    /// For one exchange after the other, with the task that drives it.
+    Http1(SendRequest<RequestBody>, AbortHandle),
+    /// For many at once.
+    Http2(NewConnection),
+}
+
+/// What sends one request.
+pub(super) enum Sender {
+    /// A connection of its own, for as long as the exchange takes.
+    Http1(SendRequest<RequestBody>),
+    /// A place on a connection that others share.
+    Http2(Place),
+}
+
+/// A request that got no answer.
+pub(super) struct Unanswered {
+    /// The request itself, when no server can have begun to process it.
+    pub(super) unsent: Option<Request<RequestBody>>,
+}
+
+impl Sender {
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(place) => !place.is_usable(),
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(place) => place.is_usable(),
+        }
+    }
+
+    /// False when it will never be.
+    pub(super) async fn ready(&mut self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.ready().await.is_ok(),
+            Self::Http2(place) => place.is_usable(),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn try_send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
+        match self {
+            Self::Http1(sender) => sender
+                .try_send_request(request)
+                .await
+                .map_err(|mut failed| Unanswered { unsent: failed.take_message() }),
+            // Boxed: large, and of no use to the other.
+            Self::Http2(place) => Box::pin(place.try_send(request)).await,
+        }
+    }
+}
+
+/// Within `connect_timeout`, everything included that comes before the request.
 pub(super) async fn connect(
     upstream: &Upstream,
     endpoint: &Endpoint,
-) -> Result<(SendRequest<RequestBody>, AbortHandle), UpstreamError> {
-    let stream = match timeout(upstream.connect_timeout, TcpStream::connect(&*endpoint.authority)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+    tls: &UpstreamConnector,
+) -> Result<Connected, UpstreamError> {
+    let connected = timeout(upstream.connect_timeout, async {
+        let stream = TcpStream::connect(&*endpoint.authority).await.map_err(|error| {
             tracing::debug!(upstream = %upstream.name, %error, "no connection");
-            return Err(UpstreamError::Unreachable);
+            UpstreamError::Unreachable
+        })?;
+        let _ = stream.set_nodelay(true);
+        let socket = match endpoint.encrypted {
+            false => Socket::plain(stream, Vec::new()),
+            true => Socket::tls(tls.connect(stream, endpoint).await?),
+        };
+        if upstream.http2 {
+            return http2::handshake(socket, endpoint.encrypted).await.map(Connected::Http2);
         }
-        Err(_elapsed) => return Err(UpstreamError::Unreachable),
-    };
-    let _ = stream.set_nodelay(true);
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .handshake(UpstreamIo(TokioIo::new(Socket::plain(stream, Vec::new()))))
-        .await
-        .map_err(|_| UpstreamError::Unreachable)?;
-    // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
-    let task = tokio::spawn(connection).abort_handle();
-    Ok((sender, task))
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .handshake(UpstreamIo(TokioIo::new(socket)))
+            .await
+            .map_err(|_| UpstreamError::Unreachable)?;
+        // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
+        Ok(Connected::Http1(sender, tokio::spawn(connection).abort_handle()))
+    });
+    connected.await.unwrap_or(Err(UpstreamError::Unreachable))
 }

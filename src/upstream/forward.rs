@@ -3,6 +3,7 @@
 //! The body of the answer is not read here; it streams to the client as an [`UpstreamBody`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -12,6 +13,7 @@ use super::UpstreamError;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
 use super::connect::connect;
 use super::pool::{Lease, Pool};
+use super::tls::UpstreamConnector;
 use crate::config::model::{Endpoint, Upstream};
 use crate::policy::route::UpstreamId;
 use crate::telemetry::Metrics;
@@ -27,7 +29,14 @@ pub struct Upstreams {
 
 struct Target {
     upstream: Upstream,
+    tls: UpstreamConnector,
     pool: Arc<Pool>,
+}
+
+impl Target {
+    fn new(upstream: &Upstream) -> Self {
+        Self { upstream: upstream.clone(), tls: UpstreamConnector::new(upstream), pool: Arc::default() }
+    }
 }
 
 /// How long to wait for what.
@@ -44,8 +53,7 @@ pub struct Forwarding {
 impl Upstreams {
     /// Empty pools. One instance a worker.
     pub fn new(upstreams: &[Upstream], metrics: Arc<Metrics>) -> Self {
-        let targets = upstreams.iter().map(|u| Target { upstream: u.clone(), pool: Arc::default() }).collect();
-        Self { targets, metrics }
+        Self { targets: upstreams.iter().map(Target::new).collect(), metrics }
     }
 
     /// The upstream's name, for logs.
@@ -67,10 +75,10 @@ impl Upstreams {
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let (mut lease, reused) = self.connection(id).await?;
-        let answer = lease.sender().try_send_request(request);
+        let answer = lease.sender().try_send(request);
         match wait_for_head(answer, progress, limits.since, limits.response).await? {
             Ok(response) => accept(response, lease, limits.idle, progress.cloned()),
-            Err(mut failed) => match failed.take_message() {
+            Err(failed) => match failed.unsent {
                 // A kept-alive connection that closed under us gives the request back unsent; another one must take it.
                 Some(unsent) if reused => Box::pin(self.forward(id, unsent, progress, limits)).await,
                 Some(_) => Err(UpstreamError::Unreachable),
@@ -85,10 +93,15 @@ impl Upstreams {
     /// An idle connection, or a new one; and which it is.
     async fn connection(&self, id: UpstreamId) -> Result<(Lease, bool), UpstreamError> {
         let target = &self.targets[id.0];
+        if target.upstream.http2
+            && let Some(lease) = target.pool.share()
+        {
+            return Ok((lease, true));
+        }
         while let Some(mut lease) = target.pool.take() {
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
             // reads no more of what it was sent would hold up a stranger's request.
-            if lease.sender().is_ready() || matches!(timeout(SETTLE, lease.sender().ready()).await, Ok(Ok(()))) {
+            if lease.sender().is_ready() || timeout(SETTLE, lease.sender().ready()).await == Ok(true) {
                 return Ok((lease, true));
             }
         }
@@ -97,10 +110,21 @@ impl Upstreams {
     }
 
     async fn connect(&self, id: UpstreamId) -> Result<Lease, UpstreamError> {
-        let Target { upstream, pool } = &self.targets[id.0];
-        let (sender, task) = connect(upstream, endpoint(upstream)?).await?;
+        let Target { upstream, tls, pool } = &self.targets[id.0];
+        let failed = pool.failed.load(Ordering::Relaxed);
+        // One connection at a time where the next one may find room on it.
+        let _turn = if upstream.http2 { Some(pool.opening.lock().await) } else { None };
+        if let Some(lease) = pool.share() {
+            return Ok(lease);
+        }
+        if upstream.http2 && pool.failed.load(Ordering::Relaxed) != failed {
+            return Err(UpstreamError::Unreachable);
+        }
+        let connected = connect(upstream, endpoint(upstream)?, tls).await.inspect_err(|_| {
+            pool.failed.fetch_add(1, Ordering::Relaxed);
+        })?;
         self.metrics.upstreams[id.0].connects.increment(1);
-        Ok(pool.lease(sender, task))
+        Ok(pool.lease(connected))
     }
 
     /// Closes connections that have been idle too long.

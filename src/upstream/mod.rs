@@ -7,8 +7,10 @@ mod body;
 mod connect;
 mod forward;
 mod gather;
+mod http2;
 mod pool;
 mod socket;
+mod tls;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
 pub use forward::{Forwarding, Upstreams};

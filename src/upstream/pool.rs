@@ -6,25 +6,26 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
-use super::body::RequestBody;
+use super::connect::{Connected, Sender};
+use super::http2::Connections;
 
 /// Idle connections that one worker keeps to one upstream.
 const MAX_IDLE: usize = 256;
 /// Idle for so many rounds of the worker's sweep (half a second each), a connection is closed: most servers would do it soon after.
 const MAX_ROUNDS: u32 = 110;
 
-/// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write.
+/// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write. One that others
+/// share has its task elsewhere.
 struct Connection {
-    sender: SendRequest<RequestBody>,
-    task: AbortHandle,
+    sender: Sender,
+    task: Option<AbortHandle>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -38,6 +39,12 @@ struct Idle {
 #[derive(Default)]
 pub(super) struct Pool {
     idle: Mutex<Vec<Idle>>,
+    /// Those that many exchanges share; none on an upstream of HTTP/1.
+    shared: Connections,
+    /// Held while one is opened that others will share: they wait for it.
+    pub(super) opening: tokio::sync::Mutex<()>,
+    /// Connections that could not be opened: whoever waited for one fails with it.
+    pub(super) failed: AtomicU32,
     /// Counts sweeps: a clock that costs a request nothing.
     round: AtomicU32,
 }
@@ -60,9 +67,19 @@ impl Pool {
         None
     }
 
-    /// A lease of a new connection, driven by `task`.
-    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>, task: AbortHandle) -> Lease {
-        Lease { connection: Connection { sender, task }, pool: self.clone() }
+    /// Room on a connection that others share.
+    pub(super) fn share(self: &Arc<Self>) -> Option<Lease> {
+        let place = self.shared.place()?;
+        Some(Lease { connection: Connection { sender: Sender::Http2(place), task: None }, pool: self.clone() })
+    }
+
+    /// A lease of a new connection.
+    pub(super) fn lease(self: &Arc<Self>, connected: Connected) -> Lease {
+        let connection = match connected {
+            Connected::Http1(sender, task) => Connection { sender: Sender::Http1(sender), task: Some(task) },
+            Connected::Http2(new) => Connection { sender: Sender::Http2(self.shared.keep(new)), task: None },
+        };
+        Lease { connection, pool: self.clone() }
     }
 
     /// Closes what has been idle too long. Called by the worker's sweep, never on a request.
@@ -74,13 +91,14 @@ impl Pool {
 }
 
 impl Lease {
-    pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
+    pub(super) fn sender(&mut self) -> &mut Sender {
         &mut self.connection.sender
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.
     pub(super) fn give_back(self) {
-        if self.connection.sender.is_closed() {
+        // A shared one is kept by others, and the place on it is free again.
+        if self.connection.task.is_none() || self.connection.sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,4 +3,5 @@
 //! Pure: no socket, no clock, no task.
 
 pub mod frames;
+pub mod heads;
 pub mod hpack;

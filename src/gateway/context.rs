@@ -165,8 +165,9 @@ impl ConnInfo {
     }
 
     /// It speaks HTTP/2: many requests at once, and heads are told of by [`Self::in_head`].
-    pub fn multiplex(&self) {
+    pub fn multiplex(&self, now: Mono) {
         self.multiplexed.store(true, Ordering::Relaxed);
+        self.enter(Phase::Idle, now);
     }
 
     /// See [`Self::multiplex`].
@@ -310,6 +311,8 @@ pub struct RequestRecord {
     pub complete: bool,
     /// The client left before it had sent its request.
     pub client_gone: bool,
+    /// It is a call of gRPC.
+    pub is_grpc: bool,
     /// Progress of the request body, if there is one.
     pub progress: Option<Arc<Progress>>,
     held: u64,
@@ -351,6 +354,7 @@ impl RequestRecord {
             status: 499,
             complete: false,
             client_gone: false,
+            is_grpc: false,
             progress: None,
             held: 0,
             bytes_out: 0,

@@ -143,6 +143,7 @@ impl Gateway {
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &snapshot.config;
         if inbound.head.version == Version::HTTP_2 {
+            record.is_grpc = respond::is_grpc(&inbound.head.headers);
             http2::normalize(&mut inbound.head, conn)?;
         }
         let path = head::check(&inbound.head, conn, &config.limits)?;

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -138,15 +137,15 @@ pub fn render(
     }
     let malformed = matches!(&error, GatewayError::Rejected(r) if r.is_malformed());
     refuse_body(conn, inbound, malformed || record.is_unread(), &mut headers);
-    if is_grpc(&inbound.head) {
+    if record.is_grpc {
         return grpc_response(&problem, record, headers);
     }
     problem_response(&problem, &error.violated(), record, headers)
 }
 
 /// `application/grpc`, with or without a codec.
-fn is_grpc(head: &Parts) -> bool {
-    let rest = head.headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
@@ -170,15 +169,15 @@ fn grpc_response(problem: &Problem, record: &RequestRecord, headers: HeaderMap) 
 /// of HTTP statuses has it.
 const fn grpc_status(status: u16) -> u16 {
     match status {
-        400 | 415 => 3,              // INVALID_ARGUMENT
-        408 | 504 => 4,              // DEADLINE_EXCEEDED
-        403 => 7,                    // PERMISSION_DENIED
-        413 | 414 | 429 | 431 => 8,  // RESOURCE_EXHAUSTED
-        404 | 405 => 12,             // UNIMPLEMENTED
-        502 | 503 => 14,             // UNAVAILABLE
-        401 => 16,                   // UNAUTHENTICATED
-        500.. => 13,                 // INTERNAL
-        _ => 2,                      // UNKNOWN
+        400 | 415 => 3,             // INVALID_ARGUMENT
+        408 | 504 => 4,             // DEADLINE_EXCEEDED
+        403 => 7,                   // PERMISSION_DENIED
+        413 | 414 | 429 | 431 => 8, // RESOURCE_EXHAUSTED
+        404 | 405 => 12,            // UNIMPLEMENTED
+        502 | 503 => 14,            // UNAVAILABLE
+        401 => 16,                  // UNAUTHENTICATED
+        500.. => 13,                // INTERNAL
+        _ => 2,                     // UNKNOWN
     }
 }
 

@@ -32,7 +32,7 @@ const PONG: Duration = Duration::from_secs(20);
 
 /// Serves to the end of the connection; once it drains, until the requests in flight are answered.
 pub(super) async fn serve(gateway: Arc<Gateway>, socket: Socket, conn: Arc<ConnInfo>) -> hyper::Result<()> {
-    conn.multiplex();
+    conn.multiplex(gateway.shared().clock.mono());
     let longest_head = header_list(&gateway.snapshot().config.limits);
     let io = Http2Io::new(socket, conn.clone(), gateway.shared().clock.clone(), longest_head as usize);
     let mut builder = http2::Builder::new(TokioExecutor::new());

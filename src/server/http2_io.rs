@@ -16,8 +16,8 @@ use tokio::time::{Sleep, sleep};
 use crate::clock::Clock;
 use crate::gateway::context::ConnInfo;
 use crate::upstream::Socket;
-use crate::wire::frames::{Budget, Walker, go_away};
-use crate::wire::heads::Heads;
+use crate::wire::frames::{Budget, Reason, Walker, go_away};
+use crate::wire::heads::{Heads, Odd};
 
 /// How long, and how much, a peer may go on sending after the last frame: closing at once would reset the connection and could
 /// destroy that frame on its way.
@@ -47,18 +47,25 @@ impl Http2Io {
         Self { socket, conn, clock, inbound, heads, outbound, budget, farewell: None, linger: None }
     }
 
-    /// Looks at octets that came; false when the peer has sent enough.
-    fn admit(&mut self, octets: &[u8]) -> bool {
+    /// Looks at octets that came; tells why they are the last.
+    fn admit(&mut self, octets: &[u8]) -> Option<Reason> {
         let Self { inbound, heads, budget, clock, conn, .. } = self;
-        let mut admitted = true;
+        let (mut admitted, mut malformed) = (true, false);
         inbound.feed_heads(
             octets,
             heads,
             |frame| admitted &= budget.spend(frame, || clock.mono()),
-            |target| conn.found_malformed(target),
+            |odd| match odd {
+                Odd::Request(target) => conn.found_malformed(target),
+                Odd::Trailers => malformed = true,
+            },
         );
         self.conn.in_head(self.inbound.is_in_head(), &*self.clock);
-        admitted
+        match (malformed, admitted) {
+            (true, _) => Some(Reason::Malformed),
+            (false, false) => Some(Reason::TooMuch),
+            (false, true) => None,
+        }
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>, slices: &[IoSlice<'_>]) {
@@ -91,9 +98,9 @@ impl AsyncRead for Http2Io {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
-        if !this.admit(&buf.filled()[before..]) {
-            tracing::debug!(client = %this.conn.client, "cut off: too many frames that do nothing");
-            this.farewell = Some(go_away(this.inbound.last_stream));
+        if let Some(reason) = this.admit(&buf.filled()[before..]) {
+            tracing::debug!(client = %this.conn.client, ?reason, "a connection is cut off");
+            this.farewell = Some(go_away(this.inbound.last_stream, reason));
             buf.set_filled(before);
         }
         Poll::Ready(Ok(()))

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::header::HOST;
@@ -46,8 +47,9 @@ struct Connection {
     retired: AtomicBool,
 }
 
-/// The connection itself. Its task polls it; others only ask what the peer allows. All on one thread, so nobody ever waits.
-type Driven = Arc<Mutex<Pin<Box<conn::Connection<TokioIo<Socket>, RequestBody, TokioExecutor>>>>>;
+/// The connection itself, until its end. Its task polls it; others only ask what the peer allows. All on one thread, so nobody
+/// ever waits.
+type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Socket>, RequestBody, TokioExecutor>>>>>>;
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -90,7 +92,8 @@ impl Connection {
 
     fn has_room(&self) -> bool {
         let driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
-        self.taken.load(Ordering::Relaxed) < driven.current_max_send_streams().min(MOST)
+        let allowed = driven.as_ref().map_or(0, |connection| connection.current_max_send_streams());
+        self.taken.load(Ordering::Relaxed) < allowed.min(MOST)
     }
 }
 
@@ -114,10 +117,16 @@ pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConn
         .handshake(TokioIo::new(socket))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
-    let driven = Arc::new(Mutex::new(Box::pin(connection)));
+    let driven = Arc::new(Mutex::new(Some(Box::pin(connection))));
     let polled = driven.clone();
     let task = tokio::spawn(poll_fn(move |cx| {
-        polled.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx).map(drop)
+        let mut driven = polled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = &mut *driven {
+            ready!(connection.as_mut().poll(cx).map(drop));
+        }
+        // Dropped at once: requests that it had not begun to send go back to those who wait for them.
+        *driven = None;
+        Poll::Ready(())
     }));
     let scheme = if encrypted { Scheme::HTTPS } else { Scheme::HTTP };
     Ok(NewConnection { sender, task: task.abort_handle(), scheme, driven })
@@ -134,10 +143,7 @@ impl Place {
     }
 
     /// Sends it; gives it back when the peer has not begun to process it.
-    pub(super) async fn try_send(
-        &self,
-        mut request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    pub(super) async fn try_send(&self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
         let connection = &self.0;
         let original = request.uri().clone();
         address(&mut request, &connection.scheme);

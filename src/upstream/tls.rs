@@ -81,7 +81,8 @@ impl UpstreamConnector {
 }
 
 fn configure(settings: &UpstreamTls, alpn: &[u8]) -> Result<Arc<ClientConfig>, CertificateError> {
-    let roots = settings.ca.as_deref().map_or_else(|| Ok(native()), |ca| certificates::authorities(ca).map(Arc::new))?;
+    let roots =
+        settings.ca.as_deref().map_or_else(|| Ok(native()), |ca| certificates::authorities(ca).map(Arc::new))?;
     let unusable = |path: &Path, error: rustls::Error| CertificateError::Unusable(path.to_owned(), error.to_string());
     let builder = ClientConfig::builder_with_provider(certificates::provider())
         .with_safe_default_protocol_versions()

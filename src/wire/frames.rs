@@ -4,7 +4,7 @@
 //! that makes us work without asking for anything (CVE-2023-44487, CVE-2019-9511 to 9518). A [`Budget`] is earned by work that
 //! is done for the peer and grows slowly by itself, so that no rate of honest use comes near its end.
 
-use super::heads::Heads;
+use super::heads::{Heads, Odd};
 use crate::policy::instant::Mono;
 
 /// What a client sends first (RFC 9113 section 3.4).
@@ -60,11 +60,21 @@ impl Frame {
     }
 }
 
-/// A GOAWAY that says ENHANCE_YOUR_CALM, of a connection whose last stream was this one.
-pub fn go_away(last_stream: u32) -> Vec<u8> {
+/// Why a connection is ended (RFC 9113 section 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// PROTOCOL_ERROR
+    Malformed = 1,
+    /// ENHANCE_YOUR_CALM
+    TooMuch = 0xb,
+}
+
+/// The GOAWAY that says so, of a connection whose last stream was this one.
+pub fn go_away(last_stream: u32, reason: Reason) -> Vec<u8> {
     let mut frame = vec![0, 0, 8, 7, 0, 0, 0, 0, 0];
     frame.extend(last_stream.to_be_bytes());
-    frame.extend([0, 0, 0, 0xb]);
+    frame.extend([0, 0, 0, reason as u8]);
     frame
 }
 
@@ -122,13 +132,13 @@ impl Walker {
         });
     }
 
-    /// The same, with a look at the field blocks; `odd` is told the target of a malformed request ([`Heads::payload`]).
+    /// The same, with a look at the field blocks; `odd` is told of what is malformed in them ([`Heads::payload`]).
     pub fn feed_heads(
         &mut self,
         octets: &[u8],
         heads: &mut Heads,
         mut on: impl FnMut(Frame),
-        mut odd: impl FnMut(Vec<u8>),
+        mut odd: impl FnMut(Odd),
     ) {
         self.walk(octets, |event| match event {
             Event::Frame(frame) => {

@@ -12,6 +12,15 @@ const PRIORITY: u8 = 0x20;
 /// The table that a client may use unless it is told otherwise (RFC 9113 section 6.5.2).
 const TABLE: usize = 4096;
 
+/// What is malformed in a block, and in a way that nobody else will see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Odd {
+    /// A request for this target, as it will be seen: without its fragment.
+    Request(Vec<u8>),
+    /// Trailers with a field that only heads have: the library drops that and passes the rest on.
+    Trailers,
+}
+
 /// Puts field blocks together and looks at them.
 #[derive(Debug)]
 pub struct Heads {
@@ -23,6 +32,8 @@ pub struct Heads {
     block: Vec<u8>,
     /// The longest block that is put together. The library behind refuses what is much longer.
     most: usize,
+    /// The last stream that was opened: a block for it, or for one before it, is trailers.
+    opened: u32,
     /// Nothing more can be said: a block was too long, or none.
     lost: bool,
 }
@@ -31,7 +42,7 @@ impl Heads {
     /// Of a connection whose blocks have at most so many octets.
     pub const fn new(most: usize) -> Self {
         let decoder = Decoder::new(TABLE);
-        Self { decoder, frame: None, payload: Vec::new(), block: Vec::new(), most, lost: false }
+        Self { decoder, frame: None, payload: Vec::new(), block: Vec::new(), most, opened: 0, lost: false }
     }
 
     /// A frame begins that is part of a block.
@@ -40,9 +51,8 @@ impl Heads {
         self.payload.clear();
     }
 
-    /// Octets of it. When they complete a block, tells the target of a request that is malformed in a way that nobody else will
-    /// see: as it will be seen, without its fragment.
-    pub fn payload(&mut self, octets: &[u8]) -> Option<Vec<u8>> {
+    /// Octets of it; what is odd about the block, if they complete it.
+    pub fn payload(&mut self, octets: &[u8]) -> Option<Odd> {
         let frame = self.frame?;
         if self.lost || self.block.len() + self.payload.len() + octets.len() > self.most {
             (self.lost, self.payload, self.block) = (true, Vec::new(), Vec::new());
@@ -61,25 +71,34 @@ impl Heads {
         if frame.section() != Section::Last {
             return None;
         }
-        let (mut target, mut is_odd) = (std::mem::take(&mut self.payload), false);
+        let (mut target, mut is_odd, mut has_pseudo) = (std::mem::take(&mut self.payload), false, false);
         target.clear();
         let decoded = self.decoder.decode(&self.block, |name, value| match name {
             b":path" => {
+                has_pseudo = true;
                 let end = value.iter().position(|octet| *octet == b'#');
                 is_odd |= end.is_some();
                 target.extend_from_slice(&value[..end.unwrap_or(value.len())]);
             }
-            b":scheme" => is_odd |= ![&b"http"[..], b"https"].iter().any(|known| value.eq_ignore_ascii_case(known)),
-            _ => {}
+            b":scheme" => {
+                has_pseudo = true;
+                is_odd |= ![&b"http"[..], b"https"].iter().any(|known| value.eq_ignore_ascii_case(known));
+            }
+            _ => has_pseudo |= name.starts_with(b":"),
         });
         self.block.clear();
         self.lost = decoded.is_err();
+        if frame.stream <= self.opened {
+            self.payload = target;
+            return (has_pseudo && !self.lost).then_some(Odd::Trailers);
+        }
+        self.opened = frame.stream;
         if is_odd && !self.lost {
             // As the library writes a path of which nothing is left.
             if target.is_empty() {
                 target.push(b'/');
             }
-            return Some(target);
+            return Some(Odd::Request(target));
         }
         self.payload = target;
         None
@@ -115,7 +134,17 @@ mod tests {
     fn found(octets: &[u8], piece: usize) -> Vec<String> {
         let (mut walker, mut heads, mut found) = (Walker::server(), Heads::new(1000), Vec::new());
         for piece in octets.chunks(piece) {
-            walker.feed_heads(piece, &mut heads, |_| (), |target| found.push(String::from_utf8(target).unwrap()));
+            walker.feed_heads(
+                piece,
+                &mut heads,
+                |_| (),
+                |odd| {
+                    found.push(match odd {
+                        Odd::Request(target) => String::from_utf8(target).unwrap(),
+                        Odd::Trailers => "trailers".to_owned(),
+                    });
+                },
+            );
         }
         found
     }
@@ -137,6 +166,16 @@ mod tests {
         assert_eq!(found(&frame(1, 4, &odd), 3), ["/x"]);
         let fine = [literal(":path", "/x"), literal(":scheme", "HTTPS"), literal("y", "#")].concat();
         assert!(found(&frame(1, 4, &fine), 3).is_empty());
+    }
+
+    #[test]
+    fn trailers_have_no_pseudo_fields() {
+        let (head, trailers) = (literal(":path", "/x"), literal("x", "#"));
+        let both = |trailers: &[u8]| [frame(1, 4, &head), frame(1, 5, trailers)].concat();
+        assert!(found(&both(&trailers), 5).is_empty());
+        for name in [":path", ":scheme", ":authority", ":other"] {
+            assert_eq!(found(&both(&literal(name, "http")), 5), ["trailers"]);
+        }
     }
 
     #[test]

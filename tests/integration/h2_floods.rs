@@ -153,10 +153,7 @@ fn a_head_that_unpacks_to_a_hundred_times_its_size_is_refused() {
 #[test]
 fn a_peer_that_sends_no_preface_or_half_a_head_is_sent_away_in_time() {
     let upstream = Scripted::start(|wire| while wire.request().is_some() {});
-    let stand = Stand::new()
-        .upstream(upstream.address)
-        .section("timeouts: { header: 1s, keepalive: 2s }")
-        .start();
+    let stand = Stand::new().upstream(upstream.address).section("timeouts: { header: 1s, keepalive: 2s }").start();
     let mut half_preface = Transport::plain(stand.gateway.public);
     std::io::Write::write_all(&mut half_preface, b"PRI * HT").unwrap();
     let mut half_head = Http2::open(stand.gateway.public);
@@ -170,7 +167,11 @@ fn a_peer_that_sends_no_preface_or_half_a_head_is_sent_away_in_time() {
     open_head.last_word();
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     silent.last_word();
-    assert!(start.elapsed() >= Duration::from_millis(1500) && start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(1500) && start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[test]

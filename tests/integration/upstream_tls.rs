@@ -72,7 +72,8 @@ fn serve(certificates: &Certificates, client_ca: Option<&Path>) -> TlsServer {
 }
 
 fn before(endpoint: &str, members: &str) -> (Stand, Key) {
-    let stand = Stand::new().section(&format!("upstreams: {{ main: {{ endpoints: [\"{endpoint}\"]{members} }} }}")).start();
+    let stand =
+        Stand::new().section(&format!("upstreams: {{ main: {{ endpoints: [\"{endpoint}\"]{members} }} }}")).start();
     let key = stand.key().create();
     (stand, key)
 }

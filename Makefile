@@ -14,7 +14,7 @@ help: ## this list
 run: deps ## a sample backend and the gateway in front of it, with a first key to try
 	cargo run --release -- demo
 
-test: deps venv kubernetes ## every test: Rust, then from outside: the real Python clients, memory, deploy/, grafana/
+test: deps venv kubernetes ## every test: Rust, then from outside: the real Python clients, a browser, memory, deploy/, grafana/
 	cargo test
 	cargo build
 	$(PYTEST) tests $(ARGS)

@@ -4,43 +4,46 @@
 //! wait for; on the way down it stops accepting, finishes what is in flight, gives its leases back, writes its usage and says
 //! goodbye.
 
+mod certificates;
+mod hand_over;
 mod join;
+mod listen;
+mod presence;
+mod reload;
 mod stores;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::{self, Admin};
 use crate::auth::Authenticator;
 use crate::clock::SystemClock;
 use crate::config::model::Config;
-use crate::gateway::Shared;
+use crate::gateway::{InForce, Shared};
 use crate::limit::Limiter;
 use crate::management::api::{FlushUsage, Management};
-use crate::server::{BindError, Drain, FrontTls, Listeners, Refreshed, TlsError, Workers};
+use crate::server::take_over::{Link, TakeOverError};
+use crate::server::{BindError, Drain, FrontTls, Stage, TlsError, Workers};
 use crate::store::health::Guard;
 use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
+use crate::upstream::Clusters;
 use crate::usage::journal::{Journal, JournalError};
 use crate::usage::{JOURNAL_PERIOD, Usage};
 
-/// How often a gateway tells the store that it lives (contract 6).
-const HEARTBEAT: Duration = Duration::from_millis(500);
-/// A silence longer than this and a replica is no longer counted as live.
-const LIVE: Duration = Duration::from_secs(2);
 /// How often caches and metrics are tidied.
 const MAINTENANCE: Duration = Duration::from_secs(5);
-/// How often the listener's certificates are looked at.
-const CERTIFICATES: Duration = Duration::from_secs(1);
 /// How often old usage is forgotten.
 const SWEEP: Duration = Duration::from_secs(3600);
 /// What SIGTERM leaves whoever reads the request log.
@@ -66,6 +69,9 @@ pub enum StartError {
     /// The usage journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The sockets of another process.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// Threads or runtimes.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -74,7 +80,22 @@ pub enum StartError {
     Stopped,
 }
 
+use hand_over::HandOver;
+use listen::Listening;
+use presence::Presence;
+use reload::Reloader;
+
+pub use reload::Compile;
 pub use stores::open;
+
+/// Why a gateway ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to.
+    Told,
+    /// Another process serves on its sockets.
+    TakenOver,
+}
 
 /// A running gateway.
 pub struct App {
@@ -87,6 +108,10 @@ pub struct App {
     /// Everything that is not on the data path: the change feed, heartbeats, flushes, the admin listener.
     control: Runtime,
     tasks: Vec<JoinHandle<()>>,
+    admin_task: JoinHandle<()>,
+    reloader: Reloader,
+    hand_over: Arc<HandOver>,
+    offer_task: JoinHandle<()>,
     log_thread: Option<std::thread::JoinHandle<()>>,
     /// Where clients reach it.
     pub public: SocketAddr,
@@ -96,7 +121,14 @@ pub struct App {
 
 impl App {
     /// Starts everything. When this returns, requests are served. A store that is not there is waited for; `stop` ends that.
-    pub fn start(config: Config, stop: impl Future<Output = ()>) -> Result<Self, StartError> {
+    /// When the file changes, `compile` makes of it what is to be in force then. With `take_over` the sockets are those of the
+    /// gateway that has the address now, if there is one; it ends when this one serves.
+    pub fn start(
+        config: Config,
+        compile: Compile,
+        take_over: bool,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Self, StartError> {
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -104,21 +136,27 @@ impl App {
             .build()?;
         let store = stores::open_for(&config, control.handle())?;
         let clock = SystemClock::shared();
-        let journal = config.usage.journal.as_ref().map(|path| Journal::open(path, clock.clone())).transpose()?;
         let tls = config.listen.tls.as_ref().map(FrontTls::load).transpose()?.map(Arc::new);
-        let listeners = Listeners::bind(config.listen.public, config.workers)?;
-        let admin_listener = control
-            .block_on(admin::bind(config.listen.admin))
-            .map_err(|error| StartError::Admin(config.listen.admin, error))?;
-        let (public, admin_address) = (listeners.address, admin_listener.local_addr()?);
+        let mut listening = Listening::begin(&config, take_over)?;
+        let taking_over = listening.link.is_some();
+        // The process before us has the journal until it ends.
+        let journal = config.usage.journal.as_ref().filter(|_| !taking_over);
+        let journal = journal.map(|path| Journal::open(path, clock.clone())).transpose()?;
+        let awaits_journal = taking_over && config.usage.journal.is_some();
+        let (public, admin_address) = (listening.listeners.address, listening.admin.local_addr()?);
         let (log, log_thread) = AccessLog::start(config.log)?;
 
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
-        let name = format!("{}/{public}", host_name());
+        let name = presence::usual_name(public);
         let guard = Guard::new(store, clock, config.store.timeout, control.handle().clone());
-        let shared = share(config, &guard, &replica, log, journal);
+        let shared = share(config, &guard, &replica, log, journal, control.handle());
+        if awaits_journal {
+            shared.usage.await_journal();
+        }
         let admin = Arc::new(Admin::new(shared.metrics.clone(), shared.limiter.clone(), guard.clone()));
-        let mut tasks = vec![control.spawn(admin::serve(admin.clone(), admin_listener))];
+        let ready = Arc::new(Notify::new());
+        let admin_task =
+            control.spawn(serve_admin(admin.clone(), listening.admin.try_clone()?, taking_over.then(|| ready.clone())));
         // Subscribe, then register: no change can fall between the two.
         let feed = guard.store().subscribe();
         control.block_on(join::register(&**guard.store(), &replica, &name, stop))?;
@@ -126,29 +164,104 @@ impl App {
 
         let store = guard.guarded();
         let drain = Drain::new();
-        tasks.extend(background(&shared, &store, &replica, name, &admin, feed, &control));
+        let presence = Presence::new(shared.clone(), store.clone(), replica.clone(), name);
+        let mut tasks = background(&shared, &store, &replica, &presence, &admin, feed, &control);
         if let Some(tls) = &tls {
-            tasks.push(control.spawn(follow_certificates(tls.clone(), shared.clone())));
+            tasks.push(control.spawn(certificates::follow(tls.clone(), shared.metrics.clone())));
         }
+        listening.listeners.fill_up(shared.config().workers)?;
+        let hand_over = HandOver::new(presence, listening.duplicate()?);
+        let Listening { listeners, link, .. } = listening;
         let workers = Workers::start(listeners, tls.as_ref(), &shared, &drain)?;
         admin.set_ready(true);
-        tracing::info!(%public, admin = %admin_address, workers = shared.config.workers, "serving");
-        Ok(Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, public, admin_address })
+        ready.notify_one();
+        tracing::info!(%public, admin = %admin_address, workers = shared.config().workers, "serving");
+        let reloader = Reloader::start(shared.clone(), tls, compile)?;
+        let offer_task = control.spawn(hand_over.clone().offer());
+        let app = Self {
+            shared,
+            store,
+            replica,
+            admin,
+            drain,
+            workers,
+            control,
+            tasks,
+            admin_task,
+            reloader,
+            hand_over,
+            offer_task,
+            log_thread,
+            public,
+            admin_address,
+        };
+        match link {
+            None => Ok(app),
+            Some(link) => app.conclude(link),
+        }
     }
 
-    /// What it was started with.
-    pub fn config(&self) -> &Config {
-        &self.shared.config
+    /// The sockets are served: whoever had them may go.
+    fn conclude(self, mut link: Link) -> Result<Self, StartError> {
+        match link.serving() {
+            Ok(()) => {
+                self.control.spawn(hand_over::after(link, self.shared.clone()));
+                Ok(self)
+            }
+            Err(error) => {
+                self.stop(Ending::TakenOver, std::future::pending());
+                Err(error.into())
+            }
+        }
     }
 
-    /// Drains and stops: not ready, no new connections, requests in flight finished, leases and usage in the store.
-    pub fn stop(self) {
-        let Self { shared, store, replica, admin, drain, workers, control, tasks, log_thread, .. } = self;
+    /// Waits until another process serves on our sockets.
+    pub async fn taken_over(&self) {
+        self.hand_over.done().await;
+    }
+
+    /// What is in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config()
+    }
+
+    /// Reads the file again, now.
+    pub fn reload(&self) {
+        self.reloader.reload();
+    }
+
+    /// Drains and stops: not ready, no new connections, requests in flight finished, leases and usage in the store. `hurry`: what is
+    /// in flight is not waited for any longer.
+    pub fn stop(self, ending: Ending, hurry: impl Future<Output = ()>) {
+        let Self { shared, store, replica, admin, drain, workers, control, tasks, .. } = self;
         admin.set_ready(false);
-        std::thread::sleep(shared.config.drain.delay);
-        tracing::info!("draining");
-        drain.start();
-        workers.join();
+        drop(self.reloader);
+        control.block_on(async {
+            let mut hurry = pin!(hurry);
+            let mut hurried = false;
+            match ending {
+                // Whoever asks at the operators' address is to hear the new one.
+                Ending::TakenOver => self.admin_task.abort(),
+                Ending::Told => tokio::select! {
+                    () = sleep(shared.config().drain.delay) => {}
+                    () = &mut hurry => hurried = true,
+                },
+            }
+            tracing::info!("draining");
+            self.offer_task.abort();
+            self.hand_over.close();
+            drain.enter(if ending == Ending::TakenOver { Stage::HandedOver } else { Stage::Draining });
+            let mut joined = spawn_blocking(|| workers.join());
+            if !hurried {
+                tokio::select! {
+                    _ = &mut joined => return,
+                    () = &mut hurry => {}
+                }
+            }
+            tracing::warn!("told to end once more: what is in flight is not waited for");
+            drain.enter(Stage::Closing);
+            let _ = joined.await;
+        });
         control.block_on(async {
             let goodbye = async {
                 shared.limiter.shut_down(GOODBYE).await;
@@ -164,11 +277,12 @@ impl App {
                 Err(_elapsed) => tell_left(&shared.usage).await,
             }
         });
+        self.admin_task.abort();
         tasks.iter().for_each(JoinHandle::abort);
         if !shared.log.flush(LAST_LINES) {
             tracing::error!("nobody reads the request log on stdout; its last lines are lost");
         }
-        drop(log_thread);
+        drop(self.log_thread);
         control.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("stopped");
     }
@@ -190,24 +304,24 @@ fn share(
     replica: &ReplicaId,
     log: AccessLog,
     journal: Option<Journal>,
+    control: &Handle,
 ) -> Arc<Shared> {
     let config = Arc::new(config);
     let (store, clock) = (guard.guarded(), guard.clock().clone());
-    let templates = config.routes.routes().iter().map(|route| route.label().into()).collect();
-    let names: Vec<Arc<str>> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
-    let metrics = Arc::new(Metrics::new(templates, &names));
+    let metrics = Arc::new(Metrics::new());
+    let clusters = Clusters::new(&config.upstreams, config.workers, &metrics, control);
     let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone(), journal));
     Arc::new(Shared {
-        auth: Arc::new(Authenticator::new(guard.clone(), config.clone(), metrics.clone())),
+        auth: Arc::new(Authenticator::new(guard.clone(), config.cache.capacity, metrics.clone())),
         limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
-        management: Management::new(store, config.clone(), clock.clone(), flush_hook(&usage)),
+        management: Management::new(store, clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),
         usage,
         metrics,
         log,
         clock,
-        config,
+        in_force: watch::Sender::new(Arc::new(InForce { config, clusters })),
     })
 }
 
@@ -229,17 +343,16 @@ fn background(
     shared: &Arc<Shared>,
     store: &Arc<dyn Store>,
     replica: &ReplicaId,
-    name: String,
+    presence: &Arc<Presence>,
     admin: &Arc<Admin>,
     feed: ChangeFeed,
     control: &Runtime,
 ) -> Vec<JoinHandle<()>> {
     let (s, st, r) = (shared.clone(), store.clone(), replica.clone());
     let follow = control.spawn(follow_changes(s, st, r, feed));
-    let (s, st, r, a) = (shared.clone(), store.clone(), replica.clone(), admin.clone());
-    let heartbeat = control.spawn(keep_alive(s, st, r, name, a));
+    let heartbeat = control.spawn(presence.clone().keep_alive(admin.clone()));
     let s = shared.clone();
-    let flush = control.spawn(every(shared.config.usage.flush, move || {
+    let flush = control.spawn(every(shared.config().usage.flush, move || {
         let s = s.clone();
         async move {
             if let Err(error) = s.usage.flush().await {
@@ -255,9 +368,9 @@ fn background(
             s.metrics.handle().run_upkeep();
         }
     }));
-    let (st, retention) = (store.clone(), shared.config.usage.retention);
+    let (s, st) = (shared.clone(), store.clone());
     let sweep = control.spawn(every(SWEEP, move || {
-        let st = st.clone();
+        let (st, retention) = (st.clone(), s.config().usage.retention);
         async move {
             if let Err(error) = st.sweep(retention).await {
                 tracing::warn!(%error, "old usage could not be forgotten");
@@ -265,7 +378,7 @@ fn background(
         }
     }));
     let mut tasks = vec![follow, heartbeat, flush, tidy, sweep];
-    if shared.usage.has_journal() {
+    if shared.config().usage.journal.is_some() {
         let s = shared.clone();
         tasks.push(control.spawn(every(JOURNAL_PERIOD, move || {
             let s = s.clone();
@@ -279,25 +392,15 @@ fn background(
     tasks
 }
 
-/// A certificate that changes is in force within a second or two.
-async fn follow_certificates(tls: Arc<FrontTls>, shared: Arc<Shared>) {
-    every(CERTIFICATES, || {
-        let (tls, shared) = (tls.clone(), shared.clone());
-        async move {
-            match tokio::task::spawn_blocking(move || tls.refresh()).await {
-                Ok(Refreshed::Loaded) => {
-                    tracing::info!("changed certificates are in force");
-                    shared.metrics.tls_reloads.increment(1);
-                }
-                Ok(Refreshed::Refused(error)) => {
-                    tracing::error!(%error, "changed certificates do not fit; the old ones stay");
-                    shared.metrics.tls_reloads_refused.increment(1);
-                }
-                Ok(Refreshed::Unchanged) | Err(_) => {}
-            }
-        }
-    })
-    .await;
+/// With `ready` it begins only then: an address that was taken over must not answer for a gateway that does not serve yet.
+async fn serve_admin(admin: Arc<Admin>, listener: std::net::TcpListener, ready: Option<Arc<Notify>>) {
+    if let Some(ready) = ready {
+        ready.notified().await;
+    }
+    match TcpListener::from_std(listener) {
+        Ok(listener) => admin::serve(admin, listener).await,
+        Err(error) => tracing::error!(%error, "the admin listener cannot be served"),
+    }
 }
 
 async fn every<F: Future<Output = ()>>(period: Duration, mut work: impl FnMut() -> F) {
@@ -357,61 +460,6 @@ async fn follow_changes(shared: Arc<Shared>, store: Arc<dyn Store>, replica: Rep
             }
         };
     }
-}
-
-/// Heartbeats; and what follows from their answers: who else lives, and whether the store can be asked at all.
-async fn keep_alive(
-    shared: Arc<Shared>,
-    store: Arc<dyn Store>,
-    replica: ReplicaId,
-    mut name: String,
-    admin: Arc<Admin>,
-) {
-    let beat = async |name: &mut String| {
-        if !store.heartbeat(replica.clone()).await? {
-            // Somebody took us for dead: whatever was revoked since then, we may have missed.
-            let others = store.replicas().await?;
-            if others.iter().any(|other| other.name == *name && other.heartbeat_age < LIVE) {
-                // Two that live under one name would replace each other for ever, and only one of them be waited for.
-                tracing::error!(%name, "another gateway has this host name and listen address; give each a host name of its own");
-                *name = format!("{name}~{}", replica.0);
-            }
-            let revision = store.register(replica.clone(), name.clone()).await?;
-            shared.auth.apply(&FeedItem::Restored(revision));
-        }
-        Ok::<_, StoreError>(())
-    };
-    let mut ticks = interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Who else lives changes slowly; asking for it with every heartbeat would be half of what an idle gateway asks.
-    for count in 0_u64.. {
-        ticks.tick().await;
-        let sent = shared.clock.mono();
-        let others = async {
-            beat(&mut name).await?;
-            if count % 2 == 0 { store.replicas().await.map(Some) } else { Ok(None) }
-        };
-        match others.await {
-            Ok(replicas) => {
-                // As of then: an answer may have lain there while this process was stopped.
-                shared.auth.contact(sent);
-                admin.set_heartbeat(true);
-                let Some(replicas) = replicas else { continue };
-                let live = replicas.iter().filter(|other| other.heartbeat_age < LIVE).count().max(1);
-                shared.limiter.set_live_replicas(live as u32);
-                shared.metrics.replicas.set(live as f64);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "no heartbeat");
-                admin.set_heartbeat(false);
-            }
-        }
-    }
-}
-
-fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

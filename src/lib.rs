@@ -7,7 +7,7 @@
 //! # The layer rule
 //!
 //! Imports point down only:
-//! `policy` ← `wire`, `clock` ← `config`, `store` ← `telemetry` ← `auth`, `limit`, `usage`, `upstream` ← `management` ← `gateway`,
+//! `policy` ← `clock`, `wire` ← `config`, `store` ← `telemetry` ← `auth`, `limit`, `usage`, `upstream` ← `management` ← `gateway`,
 //! `admin` ← `server` ← `app` ← `cli` ← `main`. A test scans every `use crate::` line and fails on an upward one.
 
 pub mod admin;

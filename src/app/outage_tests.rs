@@ -44,7 +44,7 @@ struct Way {
 impl Way {
     /// Whether it would be forwarded; `None`: 503.
     async fn walk(&self, hash: KeyHash) -> Option<bool> {
-        let Some(profile) = self.auth.look_up(hash, &self.front).await.ok()? else { return Some(false) };
+        let Some(profile) = self.auth.look_up(hash, &self.front, &self.config).await.ok()? else { return Some(false) };
         let found = self.config.routes.find(&Method::GET, &RequestPath::parse("/").unwrap()).unwrap();
         let key = Authenticated::check(profile, Timestamp::from_unix_millis(0)).unwrap();
         let scoped = key.check_scope(&found.route.access).unwrap();
@@ -72,8 +72,8 @@ async fn stand(keys: u8) -> Stand {
     let store = FaultyStore::new(MemoryStore::with_clock(Arc::new(move || stores_clock.wall_micros())));
     let config = Arc::new(config::parse(Path::new("gateway.yaml"), FILE, &|_| None).unwrap().0);
     let guard = Guard::new(store.clone(), clock, config.store.timeout, Handle::current());
-    let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
-    let auth = Arc::new(Authenticator::new(guard.clone(), config.clone(), metrics));
+    let metrics = Arc::new(Metrics::new());
+    let auth = Arc::new(Authenticator::new(guard.clone(), config.cache.capacity, metrics));
     let limiter = Arc::new(Limiter::new(guard.clone(), config.store.outage_quota));
     let way = Arc::new(Way { config, auth, limiter, front: Front::default() });
     let mut hashes = Vec::new();
@@ -201,7 +201,7 @@ async fn heartbeats_tell_operators_of_an_outage_that_no_request_meets() {
     let store = s.guard.guarded();
     let id = ReplicaId("r".into());
     store.register(id.clone(), "r".into()).await.unwrap();
-    tokio::spawn(super::every(super::HEARTBEAT, move || {
+    tokio::spawn(super::every(super::presence::HEARTBEAT, move || {
         let (store, id) = (store.clone(), id.clone());
         async move { drop(store.heartbeat(id).await) }
     }));

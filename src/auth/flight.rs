@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Authenticator, Found, StoreUnavailable};
+use super::{Authenticator, Found, StoreUnavailable, profile, under};
+use crate::config::model::Config;
 use crate::policy::credential::KeyHash;
 use crate::store::Part;
 use crate::store::health::{Kind, Leave};
@@ -34,8 +35,8 @@ pub(super) struct Flight {
 
 impl Authenticator {
     /// Waits for the load of this key, beginning it if need be. Does not wait at all while the store is away.
-    pub(super) async fn load_once(self: &Arc<Self>, hash: KeyHash, patience: Duration) -> Answer {
-        let answer = match self.join(hash) {
+    pub(super) async fn load_once(self: &Arc<Self>, hash: KeyHash, patience: Duration, config: &Arc<Config>) -> Answer {
+        let answer = match self.join(hash, config) {
             Some(mut answer) => match timeout(patience, answer.wait_for(Option::is_some)).await {
                 Ok(Ok(told)) => told.clone().unwrap_or(Err(StoreUnavailable)),
                 Ok(Err(_)) | Err(_) => Err(StoreUnavailable),
@@ -45,11 +46,12 @@ impl Authenticator {
         if answer.is_err() {
             self.metrics.lookups.error.increment(1);
         }
-        answer
+        // Whoever began the load may have come before a reload.
+        answer.map(|found| found.map(|profile| under(config, profile)))
     }
 
     /// The flight that is under way, or a new one; `None`: the store is away.
-    fn join(self: &Arc<Self>, hash: KeyHash) -> Option<watch::Receiver<Option<Answer>>> {
+    fn join(self: &Arc<Self>, hash: KeyHash, config: &Arc<Config>) -> Option<watch::Receiver<Option<Answer>>> {
         let mut index = self.index();
         let epoch = index.epoch;
         // One that began before the last change must not be trusted by whoever comes now.
@@ -58,7 +60,7 @@ impl Authenticator {
         }
         let now = self.clock.mono();
         // One may have landed since the cache was looked at.
-        if let Some(found) = self.cached(&hash, now) {
+        if let Some(found) = self.cached(&hash, now, config) {
             self.metrics.lookups.hit.increment(1);
             return Some(watch::channel(Some(Ok(found))).1);
         }
@@ -66,7 +68,7 @@ impl Authenticator {
         let (tell, answer) = watch::channel(None);
         index.flights.insert(hash, Flight { epoch, answer: answer.clone() });
         drop(index);
-        let landing = Landing { auth: self.clone(), hash, tell };
+        let landing = Landing { auth: self.clone(), config: config.clone(), hash, tell };
         self.guard.control().spawn(async move {
             let answer = landing.load(leave).await;
             landing.tell(answer);
@@ -78,6 +80,7 @@ impl Authenticator {
 /// Where a load ends: who waits is told, once, and nobody joins any more.
 struct Landing {
     auth: Arc<Authenticator>,
+    config: Arc<Config>,
     hash: KeyHash,
     tell: watch::Sender<Option<Answer>>,
 }
@@ -101,10 +104,10 @@ impl Landing {
                 Err(_) => return Err(StoreUnavailable),
             };
             auth.contact(auth.clock.mono());
-            found = stored.map(|stored| Arc::new(auth.profile(stored, self.hash)));
+            found = stored.map(|stored| profile(&self.config, stored, self.hash));
             let mut index = auth.index();
             if index.epoch == epoch {
-                auth.insert(&mut index, self.hash, found.clone(), asked);
+                auth.insert(&mut index, self.hash, found.clone(), asked, &self.config);
                 break;
             }
         }

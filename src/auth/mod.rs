@@ -7,6 +7,8 @@
 //!   cannot be asked, keys already known are served for `store.outage.serve_cached_keys_for`, others are a 503. Nobody waits
 //!   for a store that is known to be away ([`store::health`](crate::store::health)).
 //!
+//! * A profile follows from a configuration: for a request under another one it is worked out anew, without asking the store.
+//!
 //! Decides nothing about a key: that is [`crate::policy::access::Authenticated::check`].
 
 mod flight;
@@ -46,7 +48,8 @@ type Found = Option<Arc<KeyProfile>>;
 #[derive(Clone)]
 enum Cached {
     Known(Arc<Known>),
-    Unknown,
+    /// To be remembered for so long.
+    Unknown(Duration),
 }
 
 /// A known key, and when the store vouched for it.
@@ -56,6 +59,8 @@ struct Known {
     verified: AtomicU64,
     /// After a failed re-check: not before then again.
     next_check: AtomicU64,
+    /// How long it is kept.
+    lifetime: Duration,
 }
 
 /// Which cached keys a change concerns.
@@ -77,7 +82,6 @@ struct Index {
 /// Looks keys up.
 pub struct Authenticator {
     guard: Arc<Guard>,
-    config: Arc<Config>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     cache: Cache<KeyHash, Cached, FxBuildHasher>,
@@ -94,17 +98,14 @@ pub struct Authenticator {
 }
 
 /// Entries stay longer than their TTL so that an outage of the store can be bridged; freshness is judged on reading.
-struct Lifetimes {
-    known: Duration,
-    unknown: Duration,
-}
+struct Lifetimes;
 
 impl Expiry<KeyHash, Cached> for Lifetimes {
     #[allow(clippy::disallowed_types, reason = "moka's signature")]
     fn expire_after_create(&self, _: &KeyHash, value: &Cached, _: std::time::Instant) -> Option<Duration> {
         Some(match value {
-            Cached::Known(_) => self.known,
-            Cached::Unknown => self.unknown,
+            Cached::Known(known) => known.lifetime,
+            Cached::Unknown(lifetime) => *lifetime,
         })
     }
 
@@ -121,13 +122,9 @@ impl Expiry<KeyHash, Cached> for Lifetimes {
 }
 
 impl Authenticator {
-    /// An empty cache over the store behind `guard`.
-    pub fn new(guard: Arc<Guard>, config: Arc<Config>, metrics: Arc<Metrics>) -> Self {
-        let lifetimes = Lifetimes {
-            known: config.cache.ttl + config.store.serve_cached_keys_for,
-            unknown: config.cache.negative_ttl,
-        };
-        let cache = Cache::builder().max_capacity(config.cache.capacity).expire_after(lifetimes);
+    /// An empty cache over the store behind `guard`, for so many keys.
+    pub fn new(guard: Arc<Guard>, capacity: u64, metrics: Arc<Metrics>) -> Self {
+        let cache = Cache::builder().max_capacity(capacity).expire_after(Lifetimes);
         // BLAKE3 has made the keys uniform already: a slower hash would defend against nothing.
         let cache = cache.build_with_hasher(FxBuildHasher);
         let clock = guard.clock().clone();
@@ -135,7 +132,6 @@ impl Authenticator {
         Self {
             feed_silence,
             guard,
-            config,
             clock,
             metrics,
             cache,
@@ -147,54 +143,83 @@ impl Authenticator {
         }
     }
 
-    /// The key with this secret, or `None`. Waits for the store at most 250 ms.
-    pub async fn look_up(self: &Arc<Self>, hash: KeyHash, front: &Front) -> Result<Found, StoreUnavailable> {
+    /// The key with this secret as `config` sees it, or `None`. Waits for the store at most 250 ms.
+    pub async fn look_up(
+        self: &Arc<Self>,
+        hash: KeyHash,
+        front: &Front,
+        config: &Arc<Config>,
+    ) -> Result<Found, StoreUnavailable> {
         let now = self.clock.mono();
         // Read before the cache: what is found after it and copied under it was there when it was current.
         let generation = self.generation.load(Ordering::Acquire);
-        if let Some(known) = front.get(&hash, generation).filter(|known| self.is_fresh(known, now)) {
+        let usable = |known: &Arc<Known>| known.is_under(config) && self.is_fresh(known, now, config);
+        if let Some(known) = front.get(&hash, generation).filter(usable) {
             self.metrics.lookups.hit.increment(1);
             return Ok(Some(known.profile.clone()));
         }
         match self.cache.get(&hash) {
-            Some(Cached::Known(known)) if self.is_fresh(&known, now) => {
+            Some(Cached::Known(known)) if self.is_fresh(&known, now, config) => {
                 self.metrics.lookups.hit.increment(1);
+                let known = self.under(config, hash, known);
                 let profile = known.profile.clone();
                 front.put(hash, generation, known);
                 Ok(Some(profile))
             }
-            Some(Cached::Unknown) => {
+            Some(Cached::Unknown(_)) => {
                 self.metrics.lookups.hit_unknown.increment(1);
                 Ok(None)
             }
-            Some(Cached::Known(known)) => match Box::pin(self.load_once(hash, self.recheck_patience())).await {
-                Ok(found) => Ok(found),
-                Err(StoreUnavailable) if self.may_serve_without_store(now) => {
-                    known.next_check.store(now.plus(Duration::from_secs(1)).0, Ordering::Relaxed);
-                    Ok(Some(known.profile.clone()))
+            Some(Cached::Known(known)) => {
+                match Box::pin(self.load_once(hash, self.recheck_patience(config), config)).await {
+                    Ok(found) => Ok(found),
+                    Err(StoreUnavailable) if self.may_serve_without_store(now, config) => {
+                        known.next_check.store(now.plus(Duration::from_secs(1)).0, Ordering::Relaxed);
+                        Ok(Some(self.under(config, hash, known).profile.clone()))
+                    }
+                    Err(StoreUnavailable) => Err(StoreUnavailable),
                 }
-                Err(StoreUnavailable) => Err(StoreUnavailable),
-            },
-            None => Box::pin(self.load_once(hash, PATIENCE)).await,
+            }
+            None => Box::pin(self.load_once(hash, PATIENCE, config)).await,
         }
     }
 
     /// What the cache holds of a key, if that is fresh.
-    fn cached(&self, hash: &KeyHash, now: Mono) -> Option<Found> {
+    fn cached(&self, hash: &KeyHash, now: Mono, config: &Config) -> Option<Found> {
         match self.cache.get(hash)? {
-            Cached::Known(known) => self.is_fresh(&known, now).then(|| Some(known.profile.clone())),
-            Cached::Unknown => Some(None),
+            Cached::Known(known) => self.is_fresh(&known, now, config).then(|| Some(known.profile.clone())),
+            Cached::Unknown(_) => Some(None),
         }
     }
 
-    fn is_fresh(&self, known: &Known, now: Mono) -> bool {
+    /// The same key under this configuration. The cache takes it over if it is the newer one.
+    fn under(&self, config: &Config, hash: KeyHash, known: Arc<Known>) -> Arc<Known> {
+        if known.is_under(config) {
+            return known;
+        }
+        let reworked = Arc::new(Known {
+            profile: under(config, known.profile.clone()),
+            verified: AtomicU64::new(known.verified.load(Ordering::Relaxed)),
+            next_check: AtomicU64::new(known.next_check.load(Ordering::Relaxed)),
+            lifetime: config.known_keys_are_kept_for(),
+        });
+        if config.revision > known.profile.revision {
+            // A change removes under this lock: what it removed must not come back.
+            let _index = self.index();
+            if matches!(self.cache.get(&hash), Some(Cached::Known(there)) if Arc::ptr_eq(&there, &known)) {
+                self.cache.insert(hash, Cached::Known(reworked.clone()));
+            }
+        }
+        reworked
+    }
+
+    fn is_fresh(&self, known: &Known, now: Mono, config: &Config) -> bool {
         let age = now.since(Mono(known.verified.load(Ordering::Relaxed)));
         // Unheard changes can concern whatever was verified before the feed fell silent: that is asked for again at once.
         let heard = Mono(self.feed_heard.load(Ordering::Acquire));
-        let rechecked =
-            known.verified.load(Ordering::Relaxed) > heard.0 && age < self.config.cache.recheck_without_push;
-        let trusted = age < self.config.cache.ttl && (self.hears_changes(now) || rechecked);
-        trusted || (now.0 < known.next_check.load(Ordering::Relaxed) && self.may_serve_without_store(now))
+        let rechecked = known.verified.load(Ordering::Relaxed) > heard.0 && age < config.cache.recheck_without_push;
+        let trusted = age < config.cache.ttl && (self.hears_changes(now) || rechecked);
+        trusted || (now.0 < known.next_check.load(Ordering::Relaxed) && self.may_serve_without_store(now, config))
     }
 
     /// Whether changes of other processes arrive. A process that was stopped for a while finds, when it wakes, that it has not
@@ -204,34 +229,33 @@ impl Authenticator {
         self.feed_up.load(Ordering::Acquire) && silence < self.feed_silence
     }
 
-    fn may_serve_without_store(&self, now: Mono) -> bool {
+    fn may_serve_without_store(&self, now: Mono, config: &Config) -> bool {
         let silence = now.since(Mono(self.last_contact.load(Ordering::Relaxed)));
-        silence < self.config.store.serve_cached_keys_for
+        silence < config.store.serve_cached_keys_for
     }
 
     /// A key in hand is not held up longer than a store that is gone takes to be recognised.
-    fn recheck_patience(&self) -> Duration {
-        if self.hears_changes(self.clock.mono()) { PATIENCE } else { self.config.store.timeout.min(PATIENCE) }
-    }
-
-    fn profile(&self, stored: StoredKey, hash: KeyHash) -> KeyProfile {
-        let secret_expires_at = stored.secrets.iter().find(|secret| secret.hash == hash).and_then(|s| s.expires_at);
-        if let Some(note) = self.config.quota.note(&stored.account) {
-            tracing::warn!("{note}");
-        }
-        self.config.profile(stored.record, stored.account, secret_expires_at)
+    fn recheck_patience(&self, config: &Config) -> Duration {
+        if self.hears_changes(self.clock.mono()) { PATIENCE } else { config.store.timeout.min(PATIENCE) }
     }
 
     /// Takes in what the store said when it was asked at `asked`, or a little later.
-    fn insert(&self, index: &mut Index, hash: KeyHash, found: Found, asked: Mono) {
-        let Some(profile) = found else { return self.cache.insert(hash, Cached::Unknown) };
+    fn insert(&self, index: &mut Index, hash: KeyHash, found: Found, asked: Mono, config: &Config) {
+        let Some(profile) = found else {
+            return self.cache.insert(hash, Cached::Unknown(config.cache.negative_ttl));
+        };
         for tag in [Tag::Key(profile.record.id.clone()), Tag::Account(profile.record.account_id.clone())] {
             let hashes = index.hashes.entry(tag).or_default();
             if !hashes.contains(&hash) {
                 hashes.push(hash);
             }
         }
-        let known = Known { profile, verified: AtomicU64::new(asked.0), next_check: AtomicU64::new(0) };
+        let known = Known {
+            profile,
+            verified: AtomicU64::new(asked.0),
+            next_check: AtomicU64::new(0),
+            lifetime: config.known_keys_are_kept_for(),
+        };
         self.cache.insert(hash, Cached::Known(Arc::new(known)));
     }
 
@@ -301,6 +325,29 @@ impl Authenticator {
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Known {
+    fn is_under(&self, config: &Config) -> bool {
+        self.profile.revision == config.revision
+    }
+}
+
+/// What the store said of a key, as this configuration sees it.
+fn profile(config: &Config, stored: StoredKey, hash: KeyHash) -> Arc<KeyProfile> {
+    let secret_expires_at = stored.secrets.iter().find(|secret| secret.hash == hash).and_then(|s| s.expires_at);
+    if let Some(note) = config.quota.note(&stored.account) {
+        tracing::warn!("{note}");
+    }
+    Arc::new(config.profile(stored.record, stored.account, secret_expires_at))
+}
+
+/// A profile that may come from another configuration, as this one sees it.
+fn under(config: &Config, profile: Arc<KeyProfile>) -> Arc<KeyProfile> {
+    if profile.revision == config.revision {
+        return profile;
+    }
+    Arc::new(config.profile(profile.record.clone(), profile.account.clone(), profile.secret_expires_at))
 }
 
 impl std::fmt::Debug for Authenticator {

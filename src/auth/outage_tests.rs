@@ -23,7 +23,7 @@ fn unknown(n: u64) -> KeyHash {
 async fn a_request_that_missed_the_cache_just_before_the_answer_came_does_not_ask_again() {
     let f = Fixture::new().await;
     for _ in 0..2 {
-        assert!(f.auth.load_once(unknown(1), PATIENCE).await.unwrap().is_none());
+        assert!(f.auth.load_once(unknown(1), PATIENCE, &f.config).await.unwrap().is_none());
     }
     assert_eq!(f.store.calls(Method::KeyBySecret), 1);
 }
@@ -34,8 +34,8 @@ async fn two_thousand_cold_keys_that_come_three_times_at_once_are_one_look_up_ea
     f.store.inject(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(100)));
     let mut requests = JoinSet::new();
     for n in 0..6_000 {
-        let (auth, front) = (f.auth.clone(), f.front.clone());
-        requests.spawn(async move { auth.look_up(unknown(n % 2_000), &front).await });
+        let (auth, front, config) = (f.auth.clone(), f.front.clone(), f.config.clone());
+        requests.spawn(async move { auth.look_up(unknown(n % 2_000), &front, &config).await });
     }
     let started = Instant::now();
     assert!(requests.join_all().await.into_iter().all(|answer| answer.unwrap().is_none()));
@@ -114,10 +114,10 @@ async fn all_who_wait_when_the_store_goes_away_are_told_together_and_the_next_lo
     let started = Instant::now();
     let mut requests = JoinSet::new();
     for n in 0..1_000 {
-        let (auth, front) = (f.auth.clone(), f.front.clone());
+        let (auth, front, config) = (f.auth.clone(), f.front.clone(), f.config.clone());
         requests.spawn(async move {
             sleep(Duration::from_millis(n % 40)).await;
-            auth.look_up(unknown(n), &front).await
+            auth.look_up(unknown(n), &front, &config).await
         });
     }
     assert!(requests.join_all().await.into_iter().all(|answer| answer.is_err()));
@@ -136,8 +136,8 @@ async fn all_who_wait_when_the_store_goes_away_are_told_together_and_the_next_lo
 async fn nobody_joins_a_load_that_began_before_the_last_change() {
     let f = Fixture::new().await;
     f.store.inject_times(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(60)), 3);
-    let (auth, front, hash) = (f.auth.clone(), f.front.clone(), f.hash);
-    let early = tokio::spawn(async move { auth.look_up(hash, &front).await });
+    let (auth, front, hash, config) = (f.auth.clone(), f.front.clone(), f.hash, f.config.clone());
+    let early = tokio::spawn(async move { auth.look_up(hash, &front, &config).await });
     for change in 1..=3 {
         sleep(Duration::from_millis(if change == 1 { 50 } else { 60 })).await;
         let change = if change == 3 { f.delete().await } else { Change::Key(f.id.clone()) };

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::{Authenticator, Found, Front, StoreUnavailable};
+use super::{Authenticator, Cached, Found, Front, StoreUnavailable};
 use crate::clock::SimulatedClock;
-use crate::config;
+use crate::config::{self, model::Config};
 use crate::policy::credential::{KeyHash, Secret};
 use crate::policy::key::{AccountId, Environment, KeyId, KeyRecord, Timestamp};
 use crate::policy::scope::Scope;
@@ -32,6 +32,7 @@ pub(super) struct Fixture {
     pub(super) auth: Arc<Authenticator>,
     pub(super) front: Arc<Front>,
     pub(super) hash: KeyHash,
+    pub(super) config: Arc<Config>,
     pub(super) id: KeyId,
 }
 
@@ -39,10 +40,10 @@ impl Fixture {
     pub(super) async fn new() -> Self {
         let store = FaultyStore::new(MemoryStore::new());
         let (config, _) = config::parse(Path::new("gateway.yaml"), FILE, &|_| None).unwrap();
-        let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
+        let metrics = Arc::new(Metrics::new());
         let guard = Guard::new(store.clone(), SimulatedClock::shared(0), config.store.timeout, Handle::current());
         let guarded = guard.clone();
-        let auth = Arc::new(Authenticator::new(guarded, Arc::new(config), metrics));
+        let auth = Arc::new(Authenticator::new(guarded, config.cache.capacity, metrics));
         let secret = Secret::mint(Environment::Live, &[7; 64]).unwrap();
         let (hash, id) = (secret.hash(), KeyId::parse("k1").unwrap());
         let at = Timestamp::from_unix_millis(0);
@@ -65,7 +66,7 @@ impl Fixture {
         };
         let row = SecretRow { hash, key_prefix: secret.prefix().into(), expires_at: None, last_used_at: None };
         store.create_key(record, row, event(Action::Created)).await.unwrap();
-        Self { store, guard, auth, front: Arc::default(), hash, id }
+        Self { store, guard, auth, front: Arc::default(), config: Arc::new(config), hash, id }
     }
 
     /// The whole process stands still for so long.
@@ -87,7 +88,7 @@ impl Fixture {
 
     /// As the one worker of this test does.
     pub(super) async fn look_up(&self, hash: KeyHash) -> Result<Found, StoreUnavailable> {
-        self.auth.look_up(hash, &self.front).await
+        self.auth.look_up(hash, &self.front, &self.config).await
     }
 
     pub(super) fn look_ups(&self) -> u64 {
@@ -115,8 +116,8 @@ async fn a_thousand_requests_with_one_cold_key_are_one_look_up() {
     f.store.inject(Method::KeyBySecret, Fault::Hold);
     let asking: Vec<_> = (0..1000)
         .map(|_| {
-            let (auth, front, hash) = (f.auth.clone(), f.front.clone(), f.hash);
-            tokio::spawn(async move { auth.look_up(hash, &front).await })
+            let (auth, front, hash, config) = (f.auth.clone(), f.front.clone(), f.hash, f.config.clone());
+            tokio::spawn(async move { auth.look_up(hash, &front, &config).await })
         })
         .collect();
     while f.look_ups() == 0 {
@@ -134,8 +135,8 @@ async fn a_thousand_requests_with_one_cold_key_are_one_look_up() {
 async fn a_load_that_began_before_a_revocation_never_enters_the_cache() {
     let f = Fixture::new().await;
     f.store.inject_times(Method::KeyBySecret, Fault::DelayReply(Duration::from_millis(100)), 1);
-    let (auth, front, hash) = (f.auth.clone(), f.front.clone(), f.hash);
-    let early = tokio::spawn(async move { auth.look_up(hash, &front).await });
+    let (auth, front, hash, config) = (f.auth.clone(), f.front.clone(), f.hash, f.config.clone());
+    let early = tokio::spawn(async move { auth.look_up(hash, &front, &config).await });
     while f.look_ups() == 0 {
         tokio::task::yield_now().await;
     }
@@ -202,4 +203,37 @@ async fn without_a_store_known_keys_are_served_for_a_while_and_unknown_ones_are_
     // Nobody has to ask for it to be noticed.
     sleep(Duration::from_millis(1_200)).await;
     assert!(f.look_up(f.hash).await.unwrap().is_some());
+}
+
+/// The same file with another plan, as a reload makes it.
+fn reloaded(f: &Fixture) -> Arc<Config> {
+    let text = format!("{FILE}plans: {{ free: {{ requests_per_minute: 7, requests_per_day: 8 }} }}\n");
+    let (config, _) = config::parse(Path::new("gateway.yaml"), &text, &|_| None).unwrap();
+    Arc::new(config::reload::plan(&f.config, config).config)
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reload_a_cached_key_is_worked_out_anew_and_not_asked_for() {
+    let f = Fixture::new().await;
+    let new = reloaded(&f);
+    for config in [&f.config, &new, &new, &f.config, &new] {
+        let found = f.auth.look_up(f.hash, &f.front, config).await.unwrap().unwrap();
+        let limit = if config.revision == 0 { 60 } else { 7 };
+        assert_eq!((found.revision, found.limits.requests_per_minute), (config.revision, limit));
+    }
+    assert_eq!(f.look_ups(), 1);
+    let change = f.delete().await;
+    f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
+    assert!(f.auth.look_up(f.hash, &f.front, &new).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_revoked_while_it_is_worked_out_anew_does_not_come_back() {
+    let f = Fixture::new().await;
+    f.look_up(f.hash).await.unwrap().unwrap();
+    let Some(Cached::Known(known)) = f.auth.cache.get(&f.hash) else { panic!("not cached") };
+    let change = f.delete().await;
+    f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
+    f.auth.under(&reloaded(&f), f.hash, known);
+    assert!(f.look_up(f.hash).await.unwrap().is_none(), "the old record came back");
 }

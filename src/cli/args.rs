@@ -62,9 +62,15 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve. SIGTERM and SIGINT drain.
-    #[command(after_help = "Example:\n  seeme-gateway run -c /etc/seeme/gateway.yaml")]
-    Run,
+    /// Serve. SIGTERM and SIGINT drain, a second one ends at once; a changed file, or SIGHUP, reloads.
+    #[command(after_help = "Examples:
+  seeme-gateway run -c /etc/seeme/gateway.yaml
+  seeme-gateway run -c /etc/seeme/gateway.yaml --take-over     replace the one that runs; no connection is refused")]
+    Run {
+        /// Take the listening sockets over from the gateway that has the address, which drains and ends once this one serves.
+        #[arg(long)]
+        take_over: bool,
+    },
     /// All of it on one machine: sample backend, gateway, embedded store, a first key, then a readable request log.
     #[command(after_help = "Example:\n  seeme-gateway demo")]
     Demo,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 
-use super::run::Signals;
+use super::run::{Signals, recompile};
 use super::{CliError, block_on, failed, open, sample_backend};
 use crate::app::App;
 use crate::clock::SystemClock;
@@ -23,17 +23,22 @@ const SCOPES: [&str; 6] = ["models:*", "datasets:*", "workflows:*", "graphs:*", 
 /// Starts a sample backend where the configuration expects the upstream, then the gateway, and prints how to use them.
 pub(super) fn run(mut config: Config) -> Result<(), CliError> {
     let mut signals = Signals::install().map_err(failed)?;
-    config.log = LogFormat::Text;
+    config = readable(config);
     let backend = start_backend(&config)?;
     let store = open(&config)?;
-    let Some(app) = signals.start(config).map_err(failed)? else { return Ok(()) };
+    let compile = recompile(&config, readable);
+    let Some(app) = signals.start(config, compile, false).map_err(failed)? else { return Ok(()) };
     // Only now that everything runs: a secret is shown once, and must not be made by a start that fails.
-    let first_key = first_key(&*store, app.config())?;
+    let first_key = first_key(&*store, &app.config())?;
     // Somebody who closed our stdout does not want to read; the gateway serves on.
     let _ = introduce(&mut io::stdout().lock(), &app, backend, first_key.as_ref());
-    signals.wait();
-    app.stop();
+    signals.serve(app);
     Ok(())
+}
+
+/// The request log is for somebody who reads along.
+fn readable(config: Config) -> Config {
+    Config { log: LogFormat::Text, ..config }
 }
 
 /// A key for the demo account, if the store has no key at all.

@@ -90,11 +90,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let file = cli.config.as_path();
     match cli.command {
-        Command::Run => {
+        Command::Run { take_over } => {
             let (config, warnings) = read(file)?;
             process::prepare(config.log_level);
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            run::run(config).map_err(failed)?;
+            run::run(config, take_over).map_err(failed)?;
         }
         Command::Demo => {
             process::prepare(tracing::Level::WARN);

@@ -5,16 +5,25 @@ use std::io;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{App, StartError};
+use crate::app::{App, Compile, Ending, StartError};
 use crate::config::model::Config;
 
 /// Serves until SIGTERM or SIGINT.
-pub(super) fn run(config: Config) -> Result<(), StartError> {
+pub(super) fn run(config: Config, take_over: bool) -> Result<(), StartError> {
     let mut signals = Signals::install()?;
-    let Some(app) = signals.start(config)? else { return Ok(()) };
-    signals.wait();
-    app.stop();
+    let compile = recompile(&config, |config| config);
+    let Some(app) = signals.start(config, compile, take_over)? else { return Ok(()) };
+    signals.serve(app);
     Ok(())
+}
+
+/// Compiles the file of this configuration again, with what the command makes of it.
+pub(super) fn recompile(config: &Config, adapt: fn(Config) -> Config) -> Compile {
+    let path = config.source.clone();
+    Box::new(move |read| {
+        let (config, warnings) = crate::config::compile_file(&path, read, &|name| std::env::var(name).ok())?;
+        Ok((adapt(config), warnings))
+    })
 }
 
 /// SIGTERM, SIGINT and SIGHUP, caught from the moment this exists: one that comes while the gateway starts still drains it.
@@ -42,8 +51,14 @@ impl Signals {
     }
 
     /// Starts a gateway; `None`: the process was told to end before it served.
-    pub(super) fn start(&mut self, config: Config) -> Result<Option<App>, StartError> {
-        match App::start(config, self.streams.ended()) {
+    pub(super) fn start(
+        &mut self,
+        config: Config,
+        compile: Compile,
+        take_over: bool,
+    ) -> Result<Option<App>, StartError> {
+        // A file that changed meanwhile is found changed when the gateway runs.
+        match App::start(config, compile, take_over, self.streams.ended(|| ())) {
             Ok(app) => Ok(Some(app)),
             Err(StartError::Stopped) => {
                 tracing::info!("{}", StartError::Stopped);
@@ -53,20 +68,26 @@ impl Signals {
         }
     }
 
-    /// Blocks until the process is to end.
-    pub(super) fn wait(mut self) {
-        self.runtime.block_on(self.streams.ended());
+    /// Blocks until the process is to end, and ends the gateway. A second signal means: without waiting for what is in flight.
+    pub(super) fn serve(mut self, app: App) {
+        let ending = self.runtime.block_on(async {
+            tokio::select! {
+                () = self.streams.ended(|| app.reload()) => Ending::Told,
+                () = app.taken_over() => Ending::TakenOver,
+            }
+        });
+        app.stop(ending, self.streams.ended(|| ()));
     }
 }
 
 impl Streams {
     /// Until the process is to end.
-    async fn ended(&mut self) {
+    async fn ended(&mut self, reload: impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::warn!("SIGHUP: this build does not reload; restart it to read the file again"),
+                _ = self.hangup.recv() => reload(),
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod model;
 pub mod profile;
 mod raw;
 pub mod redis_url;
+pub mod reload;
 pub mod store_url;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,16 @@ use model::Config;
 
 /// Reads and compiles a file. `env` answers `${NAME}`. The second part of the answer are warnings.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<(Config, Vec<Diagnostic>), ConfigError> {
-    match std::fs::read(path) {
+    compile_file(path, std::fs::read(path), env)
+}
+
+/// Compiles what was read from the file `path`, or tells why it could not be read.
+pub fn compile_file(
+    path: &Path,
+    read: std::io::Result<Vec<u8>>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Vec<Diagnostic>), ConfigError> {
+    match read {
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) => parse(path, &text, env),
             Err(error) => {
@@ -54,7 +64,10 @@ pub fn parse(
     })?;
     let mistakes = interpolate::interpolate(&mut root, env);
     match compile::compile(path, &root, mistakes) {
-        (Some(config), warnings) => Ok((config, warnings)),
+        (Some(mut config), warnings) => {
+            config.digest = *blake3::hash(text.as_bytes()).as_bytes();
+            Ok((config, warnings))
+        }
         (None, found) => Err(ConfigError(found)),
     }
 }

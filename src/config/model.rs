@@ -8,9 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
 
 use super::redis_url::RedisUrl;
+use crate::policy::cors::Cors;
 use crate::policy::credential::KeyShape;
 use crate::policy::key::{Account, Environment, QuotaLimits};
 use crate::policy::route::{RouteTable, UpstreamId};
@@ -21,6 +24,10 @@ use crate::policy::scope::ScopeCatalog;
 pub struct Config {
     /// The file it came from.
     pub source: PathBuf,
+    /// BLAKE3 of the text it was compiled from.
+    pub digest: [u8; 32],
+    /// Counts the reloads of this process: what was worked out under one number is worked out anew under another.
+    pub revision: u64,
     /// Threads that serve; each has its own listener and upstream pool.
     pub workers: usize,
     /// Where it listens.
@@ -39,6 +46,8 @@ pub struct Config {
     pub scopes: ScopeCatalog,
     /// The management API.
     pub management: Management,
+    /// Which web pages may read answers; `None`: browsers let none of another origin.
+    pub cors: Option<Cors>,
     /// Size limits.
     pub limits: Limits,
     /// Time limits.
@@ -60,7 +69,7 @@ pub struct Config {
 }
 
 /// Where the gateway listens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// For clients.
     pub public: SocketAddr,
@@ -103,10 +112,15 @@ impl Config {
     pub fn cached_keys_are_served_for(&self) -> Duration {
         self.store.serve_cached_keys_for.max(self.cache.recheck_without_push)
     }
+
+    /// How long a known key stays in the cache: past its TTL, so that an outage of the store can be bridged.
+    pub fn known_keys_are_kept_for(&self) -> Duration {
+        self.cache.ttl + self.store.serve_cached_keys_for
+    }
 }
 
 /// Which store, and what to do without it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
     /// Which backend.
     pub url: StoreUrl,
@@ -183,7 +197,7 @@ pub enum OutageQuota {
 }
 
 /// The key cache.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheConfig {
     /// Entries at most.
     pub capacity: u64,
@@ -196,11 +210,11 @@ pub struct CacheConfig {
 }
 
 /// A backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// Its name in the file; bounded, so fit for logs and metrics.
     pub name: Arc<str>,
-    /// Where it is; one at least.
+    /// Where it is; one at least, and one at least with a weight.
     pub endpoints: Vec<Endpoint>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
@@ -208,6 +222,24 @@ pub struct Upstream {
     pub http2: bool,
     /// How its https endpoints are met.
     pub tls: UpstreamTls,
+    /// How often names of endpoints are looked up again.
+    pub dns_refresh: Duration,
+    /// Which `Host` it sees.
+    pub host: Host,
+    /// Leading segments that it does not see, decoded.
+    pub strip_prefix: Vec<String>,
+    /// What its paths begin with, as it goes over the wire; empty, or `/` and more.
+    pub add_prefix: String,
+    /// Fields that it gets with every request.
+    pub set_headers: Vec<(HeaderName, Secret)>,
+    /// Whether endpoints are asked how they are.
+    pub health_check: Option<HealthCheck>,
+    /// When an endpoint gets no requests for a while; `None`: never.
+    pub outlier: Option<Outlier>,
+    /// When a request is sent again.
+    pub retries: Retries,
+    /// Requests in flight at most.
+    pub max_requests: Option<u32>,
 }
 
 /// `upstreams.X.tls`
@@ -228,10 +260,50 @@ pub struct Endpoint {
     pub authority: Arc<str>,
     /// Whether it is an https endpoint.
     pub encrypted: bool,
+    /// Its share of the requests; 0: none at all.
+    pub weight: u32,
+}
+
+/// `host`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// The client's.
+    Preserve,
+    /// The endpoint's own.
+    Upstream,
+    /// This one.
+    Name(HeaderValue),
+}
+
+/// `health_check`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for.
+    pub path: PathAndQuery,
+    /// How often.
+    pub interval: Duration,
+}
+
+/// `outlier`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outlier {
+    /// So many failures in a row.
+    pub failures: u32,
+    /// Put an endpoint aside for so long.
+    pub eject_for: Duration,
+}
+
+/// `retries`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retries {
+    /// Tries after the first one.
+    pub attempts: u32,
+    /// Retries in a hundred requests.
+    pub budget: u8,
 }
 
 /// Which backend serves which kind of key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Environments {
     /// For `sm_live_` keys and requests without a key.
     pub live: UpstreamId,
@@ -250,7 +322,7 @@ impl Environments {
 }
 
 /// Plans, and what they are charged to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
     /// By name, in the order of the file.
     pub plans: Vec<(Arc<str>, Plan)>,
@@ -320,7 +392,7 @@ impl Quota {
 pub const CLIENT_MANAGEMENT_PATH: &str = "/api/v1/me/apikeys";
 
 /// The management API.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Management {
     /// `/api/v1/api-keys`
     pub base_path: String,
@@ -329,7 +401,7 @@ pub struct Management {
 }
 
 /// Size limits of a message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at most.
     pub connections: usize,
@@ -350,7 +422,7 @@ pub struct Limits {
 }
 
 /// Time limits of an exchange.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first byte to the end of the head.
     pub header: Duration,
@@ -367,7 +439,7 @@ pub struct Timeouts {
 }
 
 /// What SIGTERM does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
     /// Not ready, but still accepting, for this long.
     pub delay: Duration,
@@ -376,7 +448,7 @@ pub struct Drain {
 }
 
 /// Usage counting.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageConfig {
     /// How often counters are written.
     pub flush: Duration,

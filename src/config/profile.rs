@@ -16,7 +16,17 @@ impl Config {
         let grants = self.scopes.expand(&record.scopes);
         let subject = self.subject(&record);
         let identity = identity(&record, &plan);
-        KeyProfile { record, account, plan, limits, grants, subject, secret_expires_at, identity }
+        KeyProfile {
+            revision: self.revision,
+            record,
+            account,
+            plan,
+            limits,
+            grants,
+            subject,
+            secret_expires_at,
+            identity,
+        }
     }
 
     fn subject(&self, record: &KeyRecord) -> Subject {

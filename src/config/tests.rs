@@ -1,7 +1,10 @@
 //! Tests of the compiler as a whole: what operators read when a file is wrong, and what a right one means.
 
 mod mends;
+mod rules;
 mod store;
+mod tls;
+mod upstreams;
 
 use std::path::Path;
 use std::time::Duration;
@@ -194,11 +197,10 @@ fn what_this_build_does_not_enforce_is_refused_and_checked_all_the_same() {
   authz: { address: 127.0.0.1:9902 }
 store: { url: \"sqlite:x.db\" }
 upstreams:
-  a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], host: upstream, set_headers: { X-Proof: { file: p } } }
-  b: { endpoints: [\"http://a:1\"], retries: { attempts: 2, budget: 20% }, outlier: { failures: 5, eject_for: 10s } }
+  a: { endpoints: [\"http://a:1\", \"http://b:1\"], weights: [1, 2], identity: { jwt_key: { file: k } } }
+  b: { endpoints: [\"https://a:1\"], tls: { ca: x, sni: y } }
 plans: { free: { requests_per_minute: 1, requests_per_day: 1, concurrent_requests: 5 } }
 sessions: { unknown_tokens: forward, introspect: { path: /x, ttl: 30s } }
-cors: { allowed_origins: [\"https://app.seeme.ai\"] }
 limits: { per_address: { failed_auth: 600/min } }
 enforcement: observe
 include: [routes/*.yaml]

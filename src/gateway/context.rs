@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+use http::header::HOST;
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use hyper::body::Incoming;
 
-use super::Shared;
+use super::{Shared, Snapshot};
 use crate::clock::Clock;
 use crate::limit::Permit;
 use crate::policy::access::KeyProfile;
@@ -28,6 +29,7 @@ use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
 use crate::upstream::Progress;
 use crate::usage::Hit;
+use crate::wire::http1::Refused;
 
 /// A client connection.
 #[derive(Debug)]
@@ -45,8 +47,10 @@ pub struct ConnInfo {
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
-    fragment: AtomicBool,
-    used: AtomicBool,
+    /// What the gate on its octets refused, if it did: the last request of the connection.
+    refused: OnceLock<Refused>,
+    /// The beginning of a head has come and is held.
+    head_begun: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
@@ -95,8 +99,8 @@ impl ConnInfo {
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
-            fragment: AtomicBool::new(false),
-            used: AtomicBool::new(false),
+            refused: OnceLock::new(),
+            head_begun: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
             in_flight: AtomicU32::new(0),
@@ -145,7 +149,6 @@ impl ConnInfo {
     pub fn received(&self, clock: &dyn Clock) {
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             self.enter(Phase::Head, clock.mono());
-            self.used.store(true, Ordering::Relaxed);
         }
     }
 
@@ -160,7 +163,9 @@ impl ConnInfo {
         let left = self.in_flight.load(Ordering::Relaxed) - 1;
         self.in_flight.store(left, Ordering::Relaxed);
         if left == 0 {
-            self.enter(Phase::Idle, now);
+            // Of a request that was pipelined behind this one, a part may have come.
+            let begun = self.head_begun.load(Ordering::Relaxed);
+            self.enter(if begun { Phase::Head } else { Phase::Idle }, now);
         }
     }
 
@@ -177,7 +182,6 @@ impl ConnInfo {
 
     /// HTTP/2: octets came; whether a head is open after them.
     pub fn in_head(&self, open: bool, clock: &dyn Clock) {
-        self.used.store(true, Ordering::Relaxed);
         match (open, self.head_since.load(Ordering::Relaxed)) {
             (true, 0) => self.head_since.store(clock.mono().0.max(1), Ordering::Relaxed),
             (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
@@ -211,11 +215,6 @@ impl ConnInfo {
         Some(self.head_since.load(Ordering::Relaxed)).filter(|since| *since != 0).map(Mono)
     }
 
-    /// Whether anything ever came on it.
-    pub fn was_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
-    }
-
     /// `Forwarded` for a request to this host.
     pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
         let make = || headers::forwarded(&self.forwarded_node, self.secure, host);
@@ -231,11 +230,6 @@ impl ConnInfo {
         }
     }
 
-    /// Whether a request to this very host was forwarded on this connection before.
-    pub fn knows_host(&self, host: &HeaderValue) -> bool {
-        self.forwarded.get().is_some_and(|(known, _)| known == host)
-    }
-
     /// Asks the connection to end after the request in flight.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -244,21 +238,33 @@ impl ConnInfo {
         }
     }
 
+    /// Whether [`Self::drain`] was called.
+    pub fn is_leaving(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Whether [`Self::drain`] was called; if not yet, `waker` will be woken. A task has one waker for life.
     pub fn is_draining(&self, waker: &Waker) -> bool {
         self.waker.get_or_init(|| waker.clone());
         self.draining.load(Ordering::Acquire)
     }
 
-    /// The target of the request that begins has a fragment, which the parser will drop.
-    pub fn found_fragment(&self) {
-        self.fragment.store(true, Ordering::Relaxed);
+    /// The octets of a request were refused before anybody parsed them; hyper sees a stand-in for it.
+    pub fn refuse(&self, refused: Refused) {
+        // One at most: nothing passes after it.
+        let _ = self.refused.set(refused);
     }
 
-    /// See [`Self::found_fragment`]; asked once a request.
-    pub fn take_fragment(&self) -> bool {
-        // A load is cheaper than the exchange, and nearly always enough.
-        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
+    /// What was refused, if this is the stand-in for it: a head of HTTP/1.1 without a Host, which no request has that passes.
+    pub fn refused(&self, head: &Parts) -> Option<&Refused> {
+        self.refused.get().filter(|_| head.version == Version::HTTP_11 && !head.headers.contains_key(HOST))
+    }
+
+    /// Whether the beginning of a head is held until the rest comes: its time runs also while it waits behind a request.
+    pub fn holds_head(&self, holds: bool) {
+        if self.head_begun.load(Ordering::Relaxed) != holds {
+            self.head_begun.store(holds, Ordering::Relaxed);
+        }
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a
@@ -285,6 +291,7 @@ pub struct Inbound {
 /// What is learnt of a request on its way.
 pub struct RequestRecord {
     shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
     started: Mono,
     time: Timestamp,
     conn: Arc<ConnInfo>,
@@ -326,7 +333,7 @@ pub struct RequestRecord {
 
 impl RequestRecord {
     /// Starts the record of one request.
-    pub fn start(shared: &Arc<Shared>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
+    pub fn start(shared: &Arc<Shared>, snapshot: &Arc<Snapshot>, conn: &Arc<ConnInfo>, head: &Parts) -> Self {
         // From the first byte of the head, which was noted when it came; a pipelined request has no such note.
         let started = match conn.phase() {
             (Phase::Head, since) => since,
@@ -361,6 +368,17 @@ impl RequestRecord {
             upstream: None,
             upstream_ms: None,
             shared: shared.clone(),
+            snapshot: snapshot.clone(),
+        }
+    }
+
+    /// It stands for a request that was refused before it was parsed: that one is told of.
+    pub fn stands_for(&mut self, refused: &Refused) {
+        if let Some(method) = &refused.method {
+            self.method = method.clone();
+        }
+        if self.shared.log.is_on() {
+            self.path.clone_from(&refused.path);
         }
     }
 
@@ -441,7 +459,7 @@ impl Drop for RequestRecord {
         }
         let duration = now.since(self.started).as_secs_f64();
         shared.metrics.in_flight.decrement(1.0);
-        shared.metrics.request(self.place(), class);
+        shared.metrics.request(&self.snapshot.counters, self.place(), class);
         shared.metrics.duration.record(duration);
         if let Some(code) = self.code {
             shared.metrics.refusal(code);

@@ -1,33 +1,33 @@
 //! The first checks on a request's head, and the head that goes to the upstream.
 //!
-//! hyper has parsed the head; this adds what a proxy must insist on and hyper leaves to it (RFC 9110 section 7.2,
-//! RFC 9112 section 3.2). Pure but for its types.
+//! The octets of HTTP/1 were judged at the socket ([`crate::wire::http1`]); what no octets show, a path that two servers could
+//! read differently, is judged here, and so is what HTTP/2 leaves to a proxy (RFC 9113 section 8.3.1). Pure but for its types.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
 use http::request::Parts;
-use http::uri::{Authority, Scheme};
+use http::uri::Scheme;
 use http::{HeaderMap, Request, Uri, Version};
 
-use super::context::ConnInfo;
 use crate::config::model::Limits;
 use crate::policy::path::RequestPath;
 use crate::policy::rejection::Rejection;
 use crate::policy::route::Route;
 use crate::upstream::RequestBody;
+use crate::wire::is_host;
 
 /// Well-formed, within the limits of a head; returns the decoded path.
-pub(super) fn check<'a>(head: &'a Parts, conn: &ConnInfo, limits: &Limits) -> Result<RequestPath<'a>, Rejection> {
-    if conn.take_fragment() {
-        return Err(Rejection::bad_request("Fragment in request target"));
+pub(super) fn check<'a>(head: &'a Parts, limits: &Limits) -> Result<RequestPath<'a>, Rejection> {
+    let path = RequestPath::parse(head.uri.path());
+    if head.version != Version::HTTP_2 {
+        return path;
     }
-    check_host(head, conn)?;
-    check_framing(head)?;
-    let path = RequestPath::parse(head.uri.path())?;
+    check_host(head)?;
+    let path = path?;
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > limits.uri_bytes {
         return Err(Rejection::UriTooLong);
     }
-    // As on the wire: "name: value CRLF".
+    // As on the wire of HTTP/1: "name: value CRLF".
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if fields + target > limits.header_bytes || head.headers.len() > limits.header_count {
         return Err(Rejection::HeadersTooLarge);
@@ -35,32 +35,15 @@ pub(super) fn check<'a>(head: &'a Parts, conn: &ConnInfo, limits: &Limits) -> Re
     Ok(path)
 }
 
-/// One length at most, and `chunked` as the only coding: hyper reads the rest of what clients write here in its own way, and
-/// what it reads is not what it passes on (RFC 9112 section 6).
-fn check_framing(head: &Parts) -> Result<(), Rejection> {
-    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
-    if lengths.next().is_some_and(|length| length.as_bytes().contains(&b',')) || lengths.next().is_some() {
-        return Err(Rejection::bad_request("More than one Content-Length"));
-    }
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Rejection::bad_request("Transfer-Encoding other than chunked")),
-    }
-}
-
-/// Exactly one well-formed Host in HTTP/1.1, at most one in 1.0, and the same as in an absolute target.
-fn check_host(head: &Parts, conn: &ConnInfo) -> Result<(), Rejection> {
+/// Exactly one well-formed Host, and the same as in an absolute target.
+fn check_host(head: &Parts) -> Result<(), Rejection> {
     let mut fields = head.headers.get_all(HOST).iter();
     let host = match (fields.next(), fields.next()) {
         (Some(host), None) => host,
-        (None, _) if head.version == Version::HTTP_10 => return Ok(()),
         (None, _) => return Err(Rejection::bad_request("Host missing")),
         (Some(_), Some(_)) => return Err(Rejection::bad_request("More than one Host")),
     };
-    // The Host of a forwarded request on this connection was looked at then.
-    if !conn.knows_host(host) && !is_valid_host(host) {
+    if !is_host(host.as_bytes()) {
         return Err(Rejection::bad_request("Malformed Host"));
     }
     if head.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
@@ -71,20 +54,6 @@ fn check_host(head: &Parts, conn: &ConnInfo) -> Result<(), Rejection> {
             Err(Rejection::bad_request("Host differs from the request target"))
         }
         _ => Ok(()),
-    }
-}
-
-fn is_valid_host(host: &HeaderValue) -> bool {
-    Authority::try_from(host.as_bytes()).is_ok_and(|authority| {
-        !authority.host().is_empty() && !authority.as_str().contains('@') && has_valid_port(&authority)
-    })
-}
-
-fn has_valid_port(authority: &Authority) -> bool {
-    let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-    match after_host.strip_prefix(':') {
-        None => after_host.is_empty(),
-        Some(port) => port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()),
     }
 }
 

@@ -26,7 +26,7 @@ impl Gateway {
     /// Carries out one call, or says why not, in the order of contract 4.
     pub(super) async fn manage(
         &self,
-        config: &Config,
+        config: &Arc<Config>,
         call: Result<Call, Rejection>,
         conn: &ConnInfo,
         inbound: &mut Inbound,
@@ -37,8 +37,8 @@ impl Gateway {
         head::check_declared_body(&inbound.head, Some(BODY_LIMIT as u64))?;
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
         let access = call.scope().map_or(Access::Authenticated, |scope| Access::AnyScope(vec![scope]));
-        let caller = self.authenticate(credential, &access, record).await?.check_scope(&access)?;
-        let caller = self.charge(&caller)?;
+        let caller = self.authenticate(config, credential, &access, record).await?.check_scope(&access)?;
+        let caller = self.charge(config, &caller)?;
         let body = match inbound.body.as_mut().filter(|_| call.takes_body()) {
             Some(body) => inspect::read(body, BODY_LIMIT as u64, config.timeouts.body_idle).await?,
             None => Bytes::new(),
@@ -46,15 +46,15 @@ impl Gateway {
         record.held(body.len() as u64);
         let quota = self.quota_of(&call, &caller).await;
         let from = conn.client.to_string();
-        match self.shared.management.handle(&call, &caller, quota, &body, &from).await {
+        match self.shared.management.handle(config, &call, &caller, quota, &body, &from).await {
             ManagementResponse::Done { status, json } => Ok(answer(status, &json, record)),
             ManagementResponse::Refused(problem) => Err(GatewayError::Problem(problem)),
         }
     }
 
-    fn charge(&self, caller: &Scoped) -> Result<Arc<KeyProfile>, GatewayError> {
+    fn charge(&self, config: &Config, caller: &Scoped) -> Result<Arc<KeyProfile>, GatewayError> {
         let profile = caller.profile().cloned().ok_or(Rejection::MissingKey)?;
-        self.shared.management.charge(&profile.record.id).map_err(GatewayError::TooManyCalls)?;
+        self.shared.management.charge(config, &profile.record.id).map_err(GatewayError::TooManyCalls)?;
         Ok(profile)
     }
 

@@ -15,9 +15,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response, Version};
+use http::request::Parts;
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::auth::{Authenticator, Front, StoreUnavailable};
@@ -35,17 +37,26 @@ use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::route::{Access, Route};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
 use crate::telemetry::trace::IdSource;
-use crate::upstream::{BodyError, Forwarding, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{BodyError, Clusters, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
 
 use context::{ConnInfo, Inbound, RequestRecord};
 use respond::{ProxyBody, RecordedBody};
 
-/// What all workers of one process share.
-pub struct Shared {
+/// A configuration, and its upstreams as the whole process knows them.
+pub struct InForce {
     /// The configuration.
     pub config: Arc<Config>,
+    /// Its upstreams, in the same order.
+    pub clusters: Clusters,
+}
+
+/// What all workers of one process share.
+pub struct Shared {
+    /// What is in force. A request asks its [`Snapshot`], which was made of it.
+    pub in_force: watch::Sender<Arc<InForce>>,
     /// Keys.
     pub auth: Arc<Authenticator>,
     /// Quotas.
@@ -72,11 +83,14 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// The way to the backends.
     pub upstreams: Upstreams,
+    /// Counters of its routes.
+    pub counters: RouteCounters,
 }
 
 /// The gateway, as one worker runs it.
 pub struct Gateway {
     shared: Arc<Shared>,
+    worker: usize,
     current: ArcSwap<Snapshot>,
     front: Front,
 }
@@ -100,12 +114,36 @@ pub enum GatewayError {
     Upstream(UpstreamError),
 }
 
+impl Shared {
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.in_force.borrow().config.clone()
+    }
+
+    /// Takes another configuration into force. What is the same in it of the upstreams goes on as it is.
+    pub fn reload(&self, config: Config) {
+        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, &self.metrics);
+        self.in_force.send_replace(Arc::new(InForce { config: Arc::new(config), clusters }));
+    }
+}
+
+impl Snapshot {
+    fn of(in_force: &InForce, worker: usize) -> Self {
+        let config = in_force.config.clone();
+        Self { upstreams: Upstreams::new(&in_force.clusters, worker), counters: RouteCounters::of(&config), config }
+    }
+}
+
 impl Gateway {
     /// A gateway for one worker.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        let upstreams = Upstreams::new(&shared.config.upstreams, shared.metrics.clone());
-        let snapshot = Snapshot { config: shared.config.clone(), upstreams };
-        Self { shared, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let snapshot = Snapshot::of(&shared.in_force.borrow(), worker);
+        Self { shared, worker, current: ArcSwap::from_pointee(snapshot), front: Front::default() }
+    }
+
+    /// Takes a new configuration into force for requests that begin from now on. What is under way keeps the one it began with.
+    pub fn reload(&self, in_force: &InForce) {
+        self.current.store(Arc::new(Snapshot::of(in_force, self.worker)));
     }
 
     /// What is in force now.
@@ -122,14 +160,19 @@ impl Gateway {
         let snapshot = self.snapshot();
         let (head, body) = request.into_parts();
         let mut inbound = Inbound { head, body: Some(body) };
-        let mut record = Box::new(RequestRecord::start(&self.shared, conn, &inbound.head));
-        let response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
+        let mut record = Box::new(RequestRecord::start(&self.shared, &snapshot, conn, &inbound.head));
+        let cross_origin =
+            snapshot.config.cors.as_ref().map(|cors| cors.look(&inbound.head.method, &inbound.head.headers));
+        let mut response = match self.serve(&snapshot, conn, &mut inbound, &mut record).await {
             Ok(response) => response,
             Err(error) => {
                 self.identify(&snapshot.config, &inbound, &mut record).await;
                 respond::render(error, conn, &mut inbound, &mut record)
             }
         };
+        if let Some(cross_origin) = cross_origin {
+            cross_origin.answer(response.status(), response.headers_mut());
+        }
         Ok(respond::attach(response, record))
     }
 
@@ -142,11 +185,19 @@ impl Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
         let config = &snapshot.config;
+        if let Some(refused) = conn.refused(&inbound.head) {
+            record.stands_for(refused);
+            return Err(refused.rejection.clone().into());
+        }
         if inbound.head.version == Version::HTTP_2 {
             record.is_grpc = respond::is_grpc(&inbound.head.headers);
             http2::normalize(&mut inbound.head, conn)?;
         }
-        let path = head::check(&inbound.head, conn, &config.limits)?;
+        let path = head::check(&inbound.head, &config.limits)?;
+        if is_preflight(config, &inbound.head) {
+            Box::pin(self.identify(config, inbound, record)).await;
+            return Ok(respond::preflight(conn, inbound, record));
+        }
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
@@ -157,7 +208,7 @@ impl Gateway {
         record.matched(&found.route);
         head::check_declared_body(&inbound.head, head::body_limit(&found.route, &config.limits))?;
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
-        let key = self.authenticate(credential, &found.route.access, record).await?;
+        let key = self.authenticate(config, credential, &found.route.access, record).await?;
         let scoped = key.check_scope(&found.route.access)?;
         let (values, held) = self.bound_values(config, &found, &scoped, inbound, record).await?;
         let grant = scoped.check_resources(found, values)?;
@@ -168,6 +219,7 @@ impl Gateway {
     /// Cache, then store; then whether the key is in force. A public route needs none and checks none.
     async fn authenticate(
         &self,
+        config: &Arc<Config>,
         credential: Credential,
         access: &Access,
         record: &mut RequestRecord,
@@ -180,7 +232,7 @@ impl Gateway {
             };
         };
         record.secret = Some(hash);
-        let found = self.shared.auth.look_up(hash, &self.front).await;
+        let found = self.shared.auth.look_up(hash, &self.front, config).await;
         if *access == Access::Public {
             // Only to be counted.
             record.key = found.unwrap_or_default();
@@ -192,12 +244,12 @@ impl Gateway {
     }
 
     /// A request that was refused before its key was looked at is counted all the same, if it carries a known one.
-    async fn identify(&self, config: &Config, inbound: &Inbound, record: &mut RequestRecord) {
+    async fn identify(&self, config: &Arc<Config>, inbound: &Inbound, record: &mut RequestRecord) {
         if record.secret.is_none()
             && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, config.key_shape)
         {
             record.secret = Some(hash);
-            record.key = self.shared.auth.look_up(hash, &self.front).await.unwrap_or_default();
+            record.key = self.shared.auth.look_up(hash, &self.front, config).await.unwrap_or_default();
         }
     }
 
@@ -241,16 +293,25 @@ impl Gateway {
         let answer = upstreams.forward(upstream, request, progress.as_ref(), limits).await;
         let waited = sent.elapsed().as_secs_f64();
         record.upstream_ms = Some(waited * 1000.0);
-        self.shared.metrics.upstreams[upstream.0].duration.record(waited);
+        upstreams.metrics(upstream).duration.record(waited);
 
         let mut response = answer
-            .map_err(|error| self.upstream_failed(error, upstream.0, head::body_limit(&route, &config.limits)))?
+            .map_err(|error| {
+                self.upstream_failed(error, upstreams.metrics(upstream), head::body_limit(&route, &config.limits))
+            })?
             .map(ProxyBody::Upstream);
         headers::for_client(response.headers_mut(), request_id, quota);
+        // A gateway speaks for itself, whatever version its backend spoke (RFC 9110 section 2.5).
+        *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
 
-    fn upstream_failed(&self, error: UpstreamError, upstream: usize, body_limit: Option<u64>) -> GatewayError {
+    fn upstream_failed(
+        &self,
+        error: UpstreamError,
+        upstream: &UpstreamMetrics,
+        body_limit: Option<u64>,
+    ) -> GatewayError {
         match error {
             UpstreamError::RequestBody(error) => GatewayError::RequestBody(error, body_limit),
             error => {
@@ -270,6 +331,13 @@ impl Gateway {
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
+}
+
+/// Whether a browser asks what one of its pages may send.
+fn is_preflight(config: &Config, head: &Parts) -> bool {
+    // Nearly every request is none for its method alone.
+    head.method == Method::OPTIONS
+        && config.cors.as_ref().is_some_and(|cors| cors.look(&head.method, &head.headers).is_preflight())
 }
 
 /// The body to forward: held already, or streamed within the route's limits.

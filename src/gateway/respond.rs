@@ -181,6 +181,15 @@ const fn grpc_status(status: u16) -> u16 {
     }
 }
 
+/// The answer to a CORS preflight, but for the fields that every answer gets (`policy::cors`).
+pub fn preflight(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord) -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::Own(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    refuse_body(conn, inbound, false, response.headers_mut());
+    response.headers_mut().insert(X_REQUEST_ID, record.request_id.to_value());
+    response
+}
+
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);
@@ -280,6 +289,12 @@ impl GatewayError {
                 "Gateway overloaded",
                 "Too many request bodies are being inspected. Try again shortly.",
             ),
+            Self::Upstream(UpstreamError::Busy) => own(
+                503,
+                "upstream_unavailable",
+                "Upstream busy",
+                "The backend has as many requests as it may have at a time. Try again shortly.",
+            ),
             Self::Upstream(UpstreamError::Unreachable) => {
                 own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend.")
             }
@@ -320,7 +335,7 @@ impl GatewayError {
     /// `Retry-After`, for the 503s.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::StoreUnavailable | Self::Overloaded => Some(1),
+            Self::StoreUnavailable | Self::Overloaded | Self::Upstream(UpstreamError::Busy) => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,
         }

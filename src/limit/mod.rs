@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -90,7 +91,7 @@ type Shard = Mutex<HashMap<Subject, Arc<Entry>>>;
 struct Shared {
     guard: Arc<Guard>,
     clock: Arc<dyn Clock>,
-    outage_quota: OutageQuota,
+    outage_quota: ArcSwap<OutageQuota>,
     shards: Box<[Shard]>,
     live_replicas: AtomicU32,
     recalls_are_heard: AtomicBool,
@@ -105,7 +106,7 @@ impl Limiter {
         let shared = Arc::new(Shared {
             clock: guard.clock().clone(),
             guard,
-            outage_quota,
+            outage_quota: ArcSwap::from_pointee(outage_quota),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             live_replicas: AtomicU32::new(1),
             recalls_are_heard: AtomicBool::new(true),
@@ -191,6 +192,11 @@ impl Limiter {
         self.shared.recalls_are_heard.store(true, Ordering::Relaxed);
     }
 
+    /// `store.outage.quota` is another one from now on.
+    pub fn set_outage_quota(&self, outage_quota: OutageQuota) {
+        self.shared.outage_quota.store(Arc::new(outage_quota));
+    }
+
     /// Gateways that are alive, this one included: what `local_share` divides by.
     pub fn set_live_replicas(&self, n: u32) {
         self.shared.live_replicas.store(n.max(1), Ordering::Relaxed);
@@ -228,7 +234,7 @@ impl Limiter {
     /// more subjects ask; 0 while the store is there.
     pub async fn outage_bound(&self) -> f64 {
         let shared = &self.shared;
-        match shared.outage_quota {
+        match **shared.outage_quota.load() {
             OutageQuota::Reject => return 0.0,
             _ if shared.guard.is_well() => return 0.0,
             OutageQuota::Allow => return f64::INFINITY,
@@ -302,7 +308,7 @@ impl Shared {
 
     /// How to decide without the store; `None`: not at all.
     fn outage(&self) -> Option<Outage> {
-        let unlimited = match self.outage_quota {
+        let unlimited = match **self.outage_quota.load() {
             OutageQuota::Reject => return None,
             OutageQuota::LocalShare => false,
             OutageQuota::Allow => true,

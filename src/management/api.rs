@@ -34,7 +34,6 @@ pub type FlushUsage = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> +
 /// The management API of one gateway process.
 pub struct Management {
     store: Arc<dyn Store>,
-    config: Arc<Config>,
     clock: Arc<dyn Clock>,
     flush: FlushUsage,
     rate: CallRate,
@@ -57,20 +56,20 @@ pub enum ManagementResponse {
 type Outcome = Result<(u16, Value), ManagementError>;
 
 impl Management {
-    /// Over a store, for one configuration.
-    pub fn new(store: Arc<dyn Store>, config: Arc<Config>, clock: Arc<dyn Clock>, flush: FlushUsage) -> Self {
-        let rate = CallRate::new(config.management.per_minute);
-        Self { store, config, clock, flush, rate }
+    /// Over a store.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, flush: FlushUsage) -> Self {
+        Self { store, clock, flush, rate: CallRate::default() }
     }
 
     /// Charges one call to `management.rate` of the calling key.
-    pub fn charge(&self, key: &KeyId) -> Result<(), TooManyCalls> {
-        self.rate.charge(key, self.clock.mono())
+    pub fn charge(&self, config: &Config, key: &KeyId) -> Result<(), TooManyCalls> {
+        self.rate.charge(key, config.management.per_minute, self.clock.mono())
     }
 
-    /// Carries out one call. `quota`: what is left of the caller's plan, if known; `from`: its address, for the audit trail.
+    /// Carries out one call under the configuration of its request. `quota`: what is left of the caller's plan, if known; `from`: its address, for the audit trail.
     pub async fn handle(
         &self,
+        config: &Config,
         call: &Call,
         caller: &KeyProfile,
         quota: Option<QuotaState>,
@@ -80,7 +79,8 @@ impl Management {
         if body.len() > BODY_LIMIT {
             return ManagementResponse::Refused(Rejection::BodyTooLarge(BODY_LIMIT as u64).problem());
         }
-        match self.serve(call, caller, quota, body, from).await {
+        let keys = Keys { store: &*self.store, config, clock: &*self.clock };
+        match self.serve(keys, call, caller, quota, body, from).await {
             Ok((status, json)) => ManagementResponse::Done { status, json },
             Err(error) => {
                 if let ManagementError::Store(store) = &error {
@@ -93,24 +93,25 @@ impl Management {
 
     async fn serve(
         &self,
+        keys: Keys<'_>,
         call: &Call,
         profile: &KeyProfile,
         quota: Option<QuotaState>,
         body: &[u8],
         from: &str,
     ) -> Outcome {
-        let keys = Keys { store: &*self.store, config: &self.config, clock: &*self.clock };
+        let config = keys.config;
         let caller = Caller::key(profile, account_of(call, profile)?, from);
         match &call.operation {
             Operation::List => {
                 let found = keys.list(&caller, include_deleted(call)?).await?;
-                Ok((200, found.iter().map(|key| key.to_json(&self.config.quota)).collect()))
+                Ok((200, found.iter().map(|key| key.to_json(&config.quota)).collect()))
             }
             Operation::Create => self.create(keys, &caller, call.address, body).await,
             Operation::Current => {
                 let itself = Caller::key(profile, profile.record.account_id.clone(), from);
                 let key = keys.get(&itself, Some(&profile.record.id), Deleted::Hidden).await?;
-                Ok((200, key.to_json_with_limits(&self.config.quota, quota.as_ref())))
+                Ok((200, key.to_json_with_limits(&config.quota, quota.as_ref())))
             }
             Operation::Get(id) => {
                 // Found even if deleted, so that a bad `include` is told about visible keys only.
@@ -118,12 +119,12 @@ impl Management {
                 if key.record.deleted_at.is_some() && include_deleted(call)? == Deleted::Hidden {
                     return Err(ManagementError::KeyNotFound);
                 }
-                Ok((200, key.to_json(&self.config.quota)))
+                Ok((200, key.to_json(&config.quota)))
             }
             Operation::Update(id, nulls) => self.update(keys, &caller, id.as_ref(), *nulls, body).await,
             Operation::Delete(id) => {
                 let deleted = keys.delete(&caller, id.as_ref()).await?;
-                let acknowledged = self.acknowledged(deleted.revision).await;
+                let acknowledged = self.acknowledged(config, deleted.revision).await;
                 let json = view::deleted(&deleted.key.record.id, &acknowledged);
                 Ok((status_of(&acknowledged), json))
             }
@@ -149,7 +150,7 @@ impl Management {
         for scope in keys.unknown_scopes(&created.key.record.scopes) {
             tracing::warn!(key_id = %created.key.record.id, %scope, "a key was given a scope that no route knows");
         }
-        Ok((201, created.key.to_json_with_secret(&self.config.quota, &created.secret)))
+        Ok((201, created.key.to_json_with_secret(&keys.config.quota, &created.secret)))
     }
 
     async fn update(
@@ -164,14 +165,14 @@ impl Management {
         let changes = Changes::from_members(object(body)?, self.clock.wall(), nulls, Some(&present))?;
         let changed = keys.update(caller, id, &changes).await?;
         if changes.disabled != Some(true) {
-            return Ok((200, changed.key.to_json(&self.config.quota)));
+            return Ok((200, changed.key.to_json(&keys.config.quota)));
         }
-        let acknowledged = self.acknowledged(changed.revision).await;
-        Ok((status_of(&acknowledged), changed.key.to_json_acknowledged(&self.config.quota, &acknowledged)))
+        let acknowledged = self.acknowledged(keys.config, changed.revision).await;
+        Ok((status_of(&acknowledged), changed.key.to_json_acknowledged(&keys.config.quota, &acknowledged)))
     }
 
-    async fn acknowledged(&self, revision: Option<Revision>) -> Acknowledged {
-        let lost_within = self.config.cached_keys_are_served_for();
+    async fn acknowledged(&self, config: &Config, revision: Option<Revision>) -> Acknowledged {
+        let lost_within = config.cached_keys_are_served_for();
         acknowledge::wait(&*self.store, revision.unwrap_or_default(), lost_within, acknowledge::PATIENCE).await
     }
 }

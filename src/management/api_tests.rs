@@ -38,7 +38,7 @@ impl Fixture {
                 Box::pin(std::future::ready(()))
             })
         };
-        let api = Management::new(Arc::new(store.clone()), Arc::new(config()), Arc::new(Stopped), flush);
+        let api = Management::new(Arc::new(store.clone()), Arc::new(Stopped), flush);
         Self { store, api, flushes }
     }
 
@@ -46,7 +46,7 @@ impl Fixture {
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let call = Call::recognise(BASE, &method, &RequestPath::parse(path).unwrap(), query).unwrap().unwrap();
-        self.api.handle(&call, caller, None, body.as_bytes(), "203.0.113.9").await
+        self.api.handle(&config(), &call, caller, None, body.as_bytes(), "203.0.113.9").await
     }
 
     async fn done(&self, method: &str, target: &str, body: &str) -> (u16, Value) {

@@ -16,9 +16,8 @@ use crate::policy::rejection::Problem;
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Calls of each key in the current window.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CallRate {
-    per_minute: u32,
     window: Mutex<Callers>,
 }
 
@@ -38,13 +37,8 @@ pub struct TooManyCalls {
 }
 
 impl CallRate {
-    /// `per_minute` calls for each key.
-    pub fn new(per_minute: u32) -> Self {
-        Self { per_minute, window: Mutex::default() }
-    }
-
-    /// Counts one call, or refuses it.
-    pub fn charge(&self, key: &KeyId, now: Mono) -> Result<(), TooManyCalls> {
+    /// Counts one of `per_minute` calls, or refuses it.
+    pub fn charge(&self, key: &KeyId, per_minute: u32, now: Mono) -> Result<(), TooManyCalls> {
         let length = WINDOW.as_micros() as u64;
         // A panic elsewhere cannot leave a counter half-written, so a poisoned lock is as good as any.
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,9 +47,9 @@ impl CallRate {
             *window = Callers { number: now.0 / length, calls: HashMap::new() };
         }
         let calls = window.calls.entry(key.clone()).or_default();
-        if *calls >= self.per_minute {
+        if *calls >= per_minute {
             let retry_after = (length - now.0 % length).div_ceil(1_000_000);
-            return Err(TooManyCalls { limit: self.per_minute, retry_after });
+            return Err(TooManyCalls { limit: per_minute, retry_after });
         }
         *calls += 1;
         Ok(())
@@ -90,23 +84,23 @@ mod tests {
 
     #[test]
     fn each_key_has_its_own_calls_and_the_next_minute_new_ones() {
-        let rate = CallRate::new(2);
+        let rate = CallRate::default();
         let (one, other) = (KeyId::parse("one").unwrap(), KeyId::parse("other").unwrap());
-        assert_eq!(rate.charge(&one, at(60)), Ok(()));
-        assert_eq!(rate.charge(&one, at(61)), Ok(()));
-        assert_eq!(rate.charge(&one, at(90)), Err(TooManyCalls { limit: 2, retry_after: 30 }));
-        assert_eq!(rate.charge(&one, Mono(119_999_999)), Err(TooManyCalls { limit: 2, retry_after: 1 }));
-        assert_eq!(rate.charge(&other, at(90)), Ok(()));
-        assert_eq!(rate.charge(&one, at(120)), Ok(()));
+        assert_eq!(rate.charge(&one, 2, at(60)), Ok(()));
+        assert_eq!(rate.charge(&one, 2, at(61)), Ok(()));
+        assert_eq!(rate.charge(&one, 2, at(90)), Err(TooManyCalls { limit: 2, retry_after: 30 }));
+        assert_eq!(rate.charge(&one, 2, Mono(119_999_999)), Err(TooManyCalls { limit: 2, retry_after: 1 }));
+        assert_eq!(rate.charge(&other, 2, at(90)), Ok(()));
+        assert_eq!(rate.charge(&one, 2, at(120)), Ok(()));
     }
 
     #[test]
     fn callers_of_the_last_minute_are_forgotten() {
-        let rate = CallRate::new(1);
+        let rate = CallRate::default();
         for n in 0..100 {
-            rate.charge(&KeyId::parse(&format!("k{n}")).unwrap(), at(1)).unwrap();
+            rate.charge(&KeyId::parse(&format!("k{n}")).unwrap(), 1, at(1)).unwrap();
         }
-        rate.charge(&KeyId::parse("k").unwrap(), at(61)).unwrap();
+        rate.charge(&KeyId::parse("k").unwrap(), 1, at(61)).unwrap();
         assert_eq!(rate.window.lock().unwrap().calls.len(), 1);
     }
 

@@ -17,6 +17,8 @@ use super::scope::Grants;
 /// A key with everything worked out that does not change from request to request.
 #[derive(Debug)]
 pub struct KeyProfile {
+    /// Under which configuration it was worked out.
+    pub revision: u64,
     /// The record.
     pub record: KeyRecord,
     /// Its account.

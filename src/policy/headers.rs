@@ -4,8 +4,8 @@
 //! field that the gateway sets. Works on `http` types; knows no connection and no clock.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 
@@ -75,6 +75,30 @@ fn is_forgeable(name: &str) -> bool {
     name.contains('_') && TWINS.iter().any(|ours| same(ours, name))
 }
 
+/// Whether an operator may have this field set on the way to an upstream: not what frames a message, concerns one connection or
+/// is the gateway's own word.
+pub fn is_settable(name: &HeaderName) -> bool {
+    const NEVER: [HeaderName; 9] =
+        [CONTENT_LENGTH, CONTENT_ENCODING, HOST, TRAILER, EXPECT, TRACEPARENT, VIA, RATELIMIT, RATELIMIT_POLICY];
+    let is_of_families = is_of(&OURS, name.as_str()) || is_of(&FORWARDING, name.as_str());
+    let is_named = NEVER.iter().chain(&HOP_BY_HOP).any(|known| is_twin(known, name));
+    !is_of_families && !is_named && !FORGEABLE.iter().any(|known| same(known, name.as_str()))
+}
+
+/// Whether two names are one for a backend that cannot tell `_` from `-`.
+pub fn is_twin(a: &HeaderName, b: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain))
+}
+
+/// Sets what an operator wants an upstream to get; the client's own fields of these names are removed.
+pub fn set(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
+    retain(headers, |name| !fields.iter().any(|(ours, _)| is_twin(ours, name)));
+    for (name, value) in fields {
+        headers.insert(name, value.clone());
+    }
+}
+
 /// Whether a trailer of this name may pass: none that frames, routes, identifies or authenticates (RFC 9110 section 6.5.1).
 fn may_trail(name: &HeaderName) -> bool {
     !is_forgeable(name.as_str())
@@ -98,6 +122,11 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
     for name in gone {
         headers.remove(name);
     }
+}
+
+/// Removes all fields whose names begin like this.
+pub(super) fn remove_family(headers: &mut HeaderMap, start: &str) {
+    retain(headers, |name| !name.as_str().starts_with(start));
 }
 
 /// Removes hop-by-hop fields and those that `Connection` names. Framing and `Host` are never removed by name.

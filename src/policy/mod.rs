@@ -4,6 +4,7 @@
 //! value. That is what makes the rules testable by property and the lease protocol explorable state by state.
 
 pub mod access;
+pub mod cors;
 pub mod credential;
 pub mod headers;
 pub mod instant;
@@ -14,6 +15,7 @@ pub mod pattern;
 pub mod quota;
 pub mod rejection;
 pub mod resource;
+pub mod retry;
 pub mod route;
 pub mod scope;
 pub mod table;

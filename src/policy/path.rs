@@ -18,8 +18,11 @@ pub struct RequestPath<'a> {
 impl<'a> RequestPath<'a> {
     /// Checks and splits the path part of a request target (without the query). Only an encoded segment is copied.
     ///
-    /// `*` (as in `OPTIONS *`) is refused: it names no route, and nothing is forwarded that no route matches.
+    /// `*` (as in `OPTIONS *`) is about no route, and nothing is forwarded that no route matches.
     pub fn parse(raw: &'a str) -> Result<Self, Rejection> {
+        if raw == "*" {
+            return Err(Rejection::RouteNotFound);
+        }
         let Some(rest) = raw.strip_prefix('/') else {
             return Err(Rejection::bad_request("Path must start with /"));
         };
@@ -112,7 +115,6 @@ mod tests {
     fn what_two_parties_could_read_differently_is_refused() {
         for bad in [
             "",
-            "*",
             "a",
             "/.",
             "/..",

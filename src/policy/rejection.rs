@@ -18,6 +18,10 @@ pub enum Rejection {
     HeadersTooLarge,
     /// The request target is longer than `limits.uri_bytes`.
     UriTooLong,
+    /// A version of HTTP that is not spoken here.
+    VersionNotSupported,
+    /// An `Expect` other than `100-continue`.
+    ExpectationFailed,
     /// No route has this path.
     RouteNotFound,
     /// Routes have this path, none this method; the list is the `Allow` field.
@@ -80,7 +84,14 @@ impl Rejection {
 
     /// The message itself was not acceptable: nothing more is read from such a connection.
     pub const fn is_malformed(&self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::HeadersTooLarge | Self::UriTooLong)
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::HeadersTooLarge
+                | Self::UriTooLong
+                | Self::VersionNotSupported
+                | Self::ExpectationFailed
+        )
     }
 
     /// How this refusal is told to the client.
@@ -95,6 +106,18 @@ impl Rejection {
             Self::UriTooLong => {
                 problem(414, "uri_too_long", "Request target too long", "Shorten the path or the query.")
             }
+            Self::VersionNotSupported => problem(
+                505,
+                "version_not_supported",
+                "HTTP version not supported",
+                "Speak HTTP/1.1, HTTP/1.0 or HTTP/2.",
+            ),
+            Self::ExpectationFailed => problem(
+                417,
+                "expectation_failed",
+                "Expectation not met",
+                "The only expectation that is met is 100-continue.",
+            ),
             Self::RouteNotFound => problem(
                 404,
                 "route_not_found",

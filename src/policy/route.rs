@@ -128,7 +128,7 @@ impl Bindings {
 }
 
 /// One entry of `routes:`, groups resolved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Its place in the table.
     pub id: RouteId,

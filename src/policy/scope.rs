@@ -96,7 +96,7 @@ impl From<Scope> for String {
 }
 
 /// What each scope of gateway.yaml stands for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScopeCatalog {
     stands_for: BTreeMap<Scope, Vec<Scope>>,
 }

@@ -1,10 +1,10 @@
-//! The client's socket under hyper: notes progress for the timeouts, looks at the octets that hyper hides, closes slowly.
+//! The client's socket under hyper: a gate on the octets, notes of progress for the timeouts, a slow close.
 //!
 //! Timeouts of the head and of an idle connection are not timers but a note of when the phase began; the worker's sweep reads
-//! it. So a request arms no timer, and ten thousand idle connections cost one short loop. Decides nothing.
+//! it. So a request arms no timer, and ten thousand idle connections cost one short loop. What may pass the gate is decided in
+//! [`crate::wire::http1`].
 
 use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,34 +16,18 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
-use crate::gateway::context::{ConnInfo, Phase};
+use crate::config::model::Limits;
+use crate::gateway::context::ConnInfo;
 use crate::upstream::{Socket, poll_write_gathered};
+use crate::wire::http1::{Gate, RequestLimits, Requests};
 
 /// How long a client may go on sending after a refusal before the socket closes under it.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// The first read of a head takes no more than this: hyper's own buffer begins with as much.
-const FIRST_READ: usize = 8 * 1024;
-
-/// Whether these bytes begin with a request line whose target has a fragment.
-///
-/// `http::Uri` drops a fragment without a word, so nobody behind the parser could refuse it. A line that comes in pieces, or
-/// pipelined behind another request, is not looked at: its fragment is dropped and so never forwarded.
-fn has_fragment(bytes: &[u8]) -> bool {
-    // Nearly no head has one anywhere.
-    if !bytes.contains(&b'#') {
-        return false;
-    }
-    let Some(line) = bytes.trim_ascii_start().split(|byte| *byte == b'\n').next() else { return false };
-    // What follows a pipelined request may be the rest of any line: only a whole request line counts.
-    let mut words = line.trim_ascii_end().split(|byte| *byte == b' ').skip(1);
-    let (target, version) = (words.next(), words.next());
-    target.is_some_and(|target| target.contains(&b'#')) && version.is_some_and(|v| v.starts_with(b"HTTP/1."))
-}
-
-/// The client's socket. Notes progress; closes slowly when asked to.
+/// The client's socket. Lets only pass what is beyond doubt, notes progress, closes slowly when asked to.
 pub(super) struct ClientIo {
-    stream: TokioIo<Socket>,
+    stream: Socket,
+    gate: Gate<Requests>,
     conn: Arc<ConnInfo>,
     clock: Arc<dyn Clock>,
     linger: Option<Pin<Box<Sleep>>>,
@@ -51,38 +35,66 @@ pub(super) struct ClientIo {
 
 impl ClientIo {
     /// Around an accepted socket.
-    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
-        Self { stream: TokioIo::new(socket), conn, clock, linger: None }
+    pub(super) fn new(socket: Socket, limits: &Limits, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
+        let limits = RequestLimits { head: limits.header_bytes, fields: limits.header_count, target: limits.uri_bytes };
+        Self { stream: socket, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None }
+    }
+
+    fn socket(&mut self) -> TokioIo<&mut Socket> {
+        TokioIo::new(&mut self.stream)
+    }
+}
+
+/// The reading half: here the octets are to be seen where they were read, and what may not pass is taken back.
+struct Sifted<'a>(&'a mut ClientIo);
+
+impl AsyncRead for Sifted<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let ClientIo { stream, gate, conn, clock, .. } = &mut *self.get_mut().0;
+        loop {
+            let ready = gate.ready();
+            if !ready.is_empty() {
+                let taken = ready.len().min(buf.remaining());
+                buf.put_slice(&ready[..taken]);
+                gate.took(taken);
+                return Poll::Ready(Ok(()));
+            }
+            if gate.is_broken() {
+                return Poll::Ready(Err(std::io::ErrorKind::InvalidData.into()));
+            }
+            if gate.is_shut() {
+                // The answer to what was refused ends the connection.
+                return Poll::Pending;
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
+            let fresh = &buf.filled()[before..];
+            if fresh.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            conn.received(&**clock);
+            let passed = gate.sift(fresh);
+            buf.set_filled(before + passed);
+            if let Some(refused) = gate.take_refused() {
+                conn.refuse(refused);
+            }
+            conn.holds_head(gate.holds_head());
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
 impl Read for ClientIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buf: ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        if self.conn.phase().0 == Phase::Idle {
-            // Only here are the octets of the request line to be seen. Neither cleared nor large, so it costs next to nothing.
-            let mut scratch = [const { MaybeUninit::uninit() }; FIRST_READ];
-            let length = buf.remaining().min(FIRST_READ);
-            let mut first = hyper::rt::ReadBuf::uninit(&mut scratch[..length]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, first.unfilled()))?;
-            if has_fragment(first.filled()) {
-                self.conn.found_fragment();
-            }
-            buf.put_slice(first.filled());
-        } else {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        }
-        self.conn.received(&*self.clock);
-        Poll::Ready(Ok(()))
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut TokioIo::new(Sifted(self.get_mut()))).poll_read(cx, buf)
     }
 }
 
 impl Write for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = Pin::new(&mut self.socket()).poll_write(cx, buf);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
     }
@@ -92,23 +104,23 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        let written = poll_write_gathered(Pin::new(&mut self.stream), cx, bufs);
+        let written = poll_write_gathered(Pin::new(&mut self.socket()), cx, bufs);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.socket()).poll_flush(cx)
     }
 
     /// With a refused body unread, closing at once would reset the connection and could destroy the answer on its way: close
     /// our side, then read on until the client closes too or has had its time (RFC 9112 section 9.6).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        ready!(Pin::new(&mut self.socket()).poll_shutdown(cx))?;
         if !self.conn.must_linger() {
             return Poll::Ready(Ok(()));
         }
@@ -120,30 +132,10 @@ impl Write for ClientIo {
                 return Poll::Ready(Ok(()));
             }
             let mut buf = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(this.stream.inner_mut()).poll_read(cx, &mut buf))?;
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::has_fragment;
-
-    #[test]
-    fn a_fragment_is_seen_in_the_target_and_nowhere_else() {
-        for (bytes, expected) in [
-            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", true),
-            ("\r\nGET /a?b#c HTTP/1.1\r\n", true),
-            ("GET /a HTTP/1.1\r\nX: #\r\n\r\n", false),
-            ("#GET /a HTTP/1.1\r\n", false),
-            ("le: the rest of a field #1\r\n\r\n", false),
-            ("GET /a#b HT", false),
-            ("", false),
-        ] {
-            assert_eq!(has_fragment(bytes.as_bytes()), expected, "{bytes:?}");
         }
     }
 }

@@ -31,7 +31,8 @@ pub(super) async fn serve(gateway: Arc<Gateway>, stream: TcpStream, tls: Option<
     };
     let served = match arrived {
         Ok((socket, Protocol::Http1)) => {
-            let io = ClientIo::new(socket, conn.clone(), gateway.shared().clock.clone());
+            let limits = &gateway.snapshot().config.limits;
+            let io = ClientIo::new(socket, limits, conn.clone(), gateway.shared().clock.clone());
             http1::serve(gateway, io, conn).await
         }
         Ok((socket, Protocol::Http2)) => Box::pin(http2::serve(gateway, socket, conn)).await,

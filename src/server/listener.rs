@@ -1,4 +1,4 @@
-//! Listening sockets: one for each worker on the same address, refused when somebody else has it.
+//! Listening sockets: one at least for each worker on the same address, refused when somebody else has it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,14 +11,17 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody listens there.
-    #[error("{0} is taken: another process listens there. Stop it, or set another address in listen.public.address")]
+    #[error(
+        "{0} is taken: another process listens there. Stop it, take over from it (run --take-over), or set another address in \
+         listen.public.address"
+    )]
     Taken(SocketAddr),
     /// Anything else.
     #[error("cannot listen on {0}: {1}")]
     Other(SocketAddr, io::Error),
 }
 
-/// One socket for each worker, all on the same port.
+/// One socket for each worker, or more, all on the same port.
 #[derive(Debug)]
 pub struct Listeners {
     /// The address, with the port that was given for 0.
@@ -38,12 +41,37 @@ impl Listeners {
         };
         drop(socket(address, false).map_err(failed)?);
         let first = socket(address, true).map_err(failed)?;
-        let address = first.local_addr().map_err(failed)?;
-        let mut sockets = vec![first];
-        while sockets.len() < count {
-            sockets.push(socket(address, true).map_err(failed)?);
+        let mut listeners = Self { address: first.local_addr().map_err(failed)?, sockets: vec![first] };
+        listeners.fill_up(count)?;
+        Ok(listeners)
+    }
+
+    /// Sockets that another process had.
+    pub fn inherit(address: SocketAddr, sockets: Vec<TcpListener>) -> Self {
+        Self { address, sockets }
+    }
+
+    /// Adds sockets until there are `count`; there may be more. They get connections from now on, so somebody should accept soon.
+    pub fn fill_up(&mut self, count: usize) -> Result<(), BindError> {
+        while self.sockets.len() < count {
+            self.sockets.push(socket(self.address, true).map_err(|error| BindError::Other(self.address, error))?);
         }
-        Ok(Self { address, sockets })
+        Ok(())
+    }
+
+    /// The same sockets once more, for whoever takes them over.
+    pub fn duplicate(&self) -> io::Result<Vec<TcpListener>> {
+        self.sockets.iter().map(TcpListener::try_clone).collect()
+    }
+
+    /// Shares them out among so many workers: each socket has one that accepts, or its queue would be a trap.
+    pub(super) fn share_out(self, workers: usize) -> Vec<Vec<TcpListener>> {
+        let mut shares: Vec<Vec<TcpListener>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+        let count = shares.len();
+        for (index, socket) in self.sockets.into_iter().enumerate() {
+            shares[index % count].push(socket);
+        }
+        shares
     }
 }
 
@@ -69,5 +97,16 @@ mod tests {
         assert!(matches!(Listeners::bind(first.address, 1), Err(BindError::Taken(_))));
         drop(first.sockets);
         assert!(Listeners::bind(first.address, 2).is_ok());
+    }
+
+    #[test]
+    fn inherited_sockets_are_made_up_to_the_number_of_workers_and_none_is_left_without_one() {
+        let first = Listeners::bind(([127, 0, 0, 1], 0).into(), 2).unwrap();
+        let mut more = Listeners::inherit(first.address, first.duplicate().unwrap());
+        more.fill_up(3).unwrap();
+        assert_eq!(more.sockets.len(), 3);
+        let shares: Vec<usize> = more.share_out(2).iter().map(Vec::len).collect();
+        assert_eq!(shares, [2, 1]);
+        assert_eq!(first.share_out(1)[0].len(), 2);
     }
 }

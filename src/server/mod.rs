@@ -9,9 +9,10 @@ mod http1;
 mod http2;
 mod http2_io;
 mod listener;
+pub mod take_over;
 mod tls;
 mod worker;
 
 pub use listener::{BindError, Listeners};
 pub use tls::{FrontTls, Refreshed, TlsError};
-pub use worker::{Drain, Workers};
+pub use worker::{Drain, Stage, Workers};

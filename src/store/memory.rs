@@ -315,8 +315,8 @@ impl Store for MemoryStore {
 
     fn register(&self, id: ReplicaId, name: String) -> StoreFuture<'_, Revision> {
         self.with(|state| {
+            let acknowledged = state.replicas.get(&id.0).map_or(state.revision, |row| row.acknowledged);
             state.replicas.retain(|_, row| row.name != name);
-            let acknowledged = state.revision;
             state.replicas.insert(id.0, ReplicaRow { name, heartbeat_micros: self.now(), acknowledged });
             Ok(acknowledged)
         })

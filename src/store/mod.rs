@@ -382,7 +382,8 @@ pub trait Store: Send + Sync + 'static {
         Duration::from_millis(250)
     }
 
-    /// Announces this process; replaces one of the same name. Returns the revision at which its (empty) cache starts.
+    /// Announces this process; replaces one of the same name. Returns the revision at which its (empty) cache starts. One that is
+    /// announced already only changes its name: what it has acknowledged stays what it was.
     fn register(&self, id: ReplicaId, name: String) -> StoreFuture<'_, Revision>;
 
     /// "I live": every 500 ms. Tells whether the row still exists; if not, register again and drop what was cached.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::config::model::Config;
 use crate::policy::route::RouteId;
 use crate::store::StatusClass;
 
@@ -25,6 +26,12 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ),
     ("gateway_upstream_errors_total", Kind::Counter, "Requests that an upstream failed, by upstream and code."),
     ("gateway_upstream_connects_total", Kind::Counter, "Connections opened to an upstream."),
+    ("gateway_upstream_endpoints", Kind::Gauge, "Addresses of an upstream, by upstream."),
+    ("gateway_upstream_endpoints_usable", Kind::Gauge, "Those that are neither put aside nor found unhealthy."),
+    ("gateway_upstream_ejections_total", Kind::Counter, "Addresses put aside for failures in a row (outlier)."),
+    ("gateway_upstream_retries_total", Kind::Counter, "Requests sent again after an upstream failed them."),
+    ("gateway_upstream_probe_failures_total", Kind::Counter, "Health checks that failed, by upstream."),
+    ("gateway_upstream_dns_failures_total", Kind::Counter, "Look-ups of an endpoint's name that failed."),
     ("gateway_connections", Kind::Gauge, "Open client connections."),
     ("gateway_connections_total", Kind::Counter, "Client connections accepted."),
     ("gateway_connections_refused_total", Kind::Counter, "Client connections closed at once, for a limit."),
@@ -72,6 +79,18 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "1 while the usage journal cannot be written: a kill would lose usage.",
     ),
     ("gateway_log_lines_dropped_total", Kind::Counter, "Access log lines dropped because the log could not keep up."),
+    ("gateway_config_reloads_total", Kind::Counter, "Changed files of configuration, by outcome: applied, refused."),
+    ("gateway_config_stale", Kind::Gauge, "1 while the file on disk is not the one in force, because it was refused."),
+    (
+        "gateway_config_last_success_timestamp_seconds",
+        Kind::Gauge,
+        "When the configuration in force was taken from the file.",
+    ),
+    (
+        "gateway_config_restart_needed",
+        Kind::Gauge,
+        "1 while the file says something else than what is in force in a member that only a restart takes up (see the log).",
+    ),
 ];
 
 /// What a metric is.
@@ -92,15 +111,11 @@ const CLASSES: usize = StatusClass::ALL.len();
 /// All handles.
 pub struct Metrics {
     recorder: PrometheusRecorder,
-    requests: Vec<[OnceLock<Counter>; CLASSES]>,
-    route_labels: Vec<Arc<str>>,
     refusals: Mutex<Vec<(&'static str, Counter)>>,
     /// Requests being served.
     pub in_flight: Gauge,
     /// See [`ALL`].
     pub duration: Histogram,
-    /// By upstream.
-    pub upstreams: Vec<UpstreamMetrics>,
     /// Open client connections.
     pub connections: Gauge,
     /// Accepted.
@@ -141,6 +156,8 @@ pub struct Metrics {
     pub usage_journal_failing: Gauge,
     /// Log lines dropped.
     pub log_lines_dropped: Counter,
+    /// Reloads of gateway.yaml.
+    pub reloads: ReloadMetrics,
 }
 
 /// Where a request belongs.
@@ -154,6 +171,22 @@ pub enum Place {
     Nowhere,
 }
 
+/// Counters of the routes of one configuration, by [`RouteId`]. They are labelled by template, so a route counts on after a
+/// reload, whatever its index is then.
+pub struct RouteCounters(Vec<(Arc<str>, [OnceLock<Counter>; CLASSES])>);
+
+impl RouteCounters {
+    /// For the routes of this configuration.
+    pub fn of(config: &Config) -> Self {
+        Self::new(config.routes.routes().iter().map(|route| route.label()))
+    }
+
+    fn new(labels: impl Iterator<Item = String>) -> Self {
+        let others = ["(management)", "(none)"].map(str::to_owned);
+        Self(labels.chain(others).map(|label| (label.into(), Default::default())).collect())
+    }
+}
+
 /// Handles of one upstream.
 pub struct UpstreamMetrics {
     name: Arc<str>,
@@ -161,7 +194,26 @@ pub struct UpstreamMetrics {
     pub duration: Histogram,
     /// Connections opened.
     pub connects: Counter,
+    /// How its endpoints are.
+    pub health: HealthMetrics,
     errors: Mutex<Vec<(&'static str, Counter)>>,
+}
+
+/// Handles of an upstream's endpoints. Addresses are no labels: nobody bounds how many a name may have over time.
+#[derive(Clone)]
+pub struct HealthMetrics {
+    /// All.
+    pub endpoints: Gauge,
+    /// Those that requests go to.
+    pub usable: Gauge,
+    /// Put aside.
+    pub ejections: Counter,
+    /// Sent again.
+    pub retries: Counter,
+    /// Asked how they are, without a good answer.
+    pub probe_failures: Counter,
+    /// Names that were not found.
+    pub dns_failures: Counter,
 }
 
 /// Handles of the key look-ups.
@@ -194,6 +246,20 @@ pub struct LeaseMetrics {
     pub outage: Counter,
 }
 
+/// Handles of the reloads.
+pub struct ReloadMetrics {
+    /// Files taken into force.
+    pub applied: Counter,
+    /// Files refused.
+    pub refused: Counter,
+    /// 1 while the file on disk is not the one in force.
+    pub stale: Gauge,
+    /// When the file in force was taken, in seconds since 1970.
+    pub last_success: Gauge,
+    /// 1 while the file names something else than what is in force for a member that only a restart takes up.
+    pub restart_needed: Gauge,
+}
+
 /// Handles of the store; whoever knows counts, telemetry copies at scrape time.
 pub struct StoreMetrics {
     /// 1 while it cannot be asked.
@@ -206,6 +272,12 @@ pub struct StoreMetrics {
     pub probes: Counter,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
@@ -214,7 +286,7 @@ impl std::fmt::Debug for Metrics {
 
 impl Metrics {
     /// Makes a recorder of its own (nothing global, so that tests can run several gateways in one process).
-    pub fn new(routes: Vec<Arc<str>>, upstreams: &[Arc<str>]) -> Self {
+    pub fn new() -> Self {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .map(PrometheusBuilder::build_recorder)
@@ -231,16 +303,9 @@ impl Metrics {
         gauge(r, "gateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         let lookup = |outcome| counter(r, "gateway_key_lookups_total", &[("outcome", outcome)]);
         let metrics = Self {
-            requests: routes
-                .iter()
-                .map(|_| Default::default())
-                .chain([Default::default(), Default::default()])
-                .collect(),
-            route_labels: routes.into_iter().chain(["(management)".into(), "(none)".into()]).collect(),
             refusals: Mutex::default(),
             in_flight: gauge(r, "gateway_requests_in_flight", &[]),
             duration: histogram(r, "gateway_request_duration_seconds", &[]),
-            upstreams: upstreams.iter().map(|name| UpstreamMetrics::new(r, name)).collect(),
             connections: gauge(r, "gateway_connections", &[]),
             connections_total: counter(r, "gateway_connections_total", &[]),
             connections_refused: counter(r, "gateway_connections_refused_total", &[]),
@@ -279,6 +344,13 @@ impl Metrics {
             usage_journal_bytes: gauge(r, "gateway_usage_journal_bytes", &[]),
             usage_journal_failing: gauge(r, "gateway_usage_journal_failing", &[]),
             log_lines_dropped: counter(r, "gateway_log_lines_dropped_total", &[]),
+            reloads: ReloadMetrics {
+                applied: counter(r, "gateway_config_reloads_total", &[("outcome", "applied")]),
+                refused: counter(r, "gateway_config_reloads_total", &[("outcome", "refused")]),
+                stale: gauge(r, "gateway_config_stale", &[]),
+                last_success: gauge(r, "gateway_config_last_success_timestamp_seconds", &[]),
+                restart_needed: gauge(r, "gateway_config_restart_needed", &[]),
+            },
             recorder,
         };
         // A counter that has never moved is exported too: `rate()` needs the zero, and so does whoever looks for the name.
@@ -287,6 +359,8 @@ impl Metrics {
             &metrics.connections_refused,
             &metrics.usage_batches_lost,
             &metrics.log_lines_dropped,
+            &metrics.reloads.applied,
+            &metrics.reloads.refused,
             &metrics.tls_handshakes_failed,
             &metrics.tls_reloads,
             &metrics.tls_reloads_refused,
@@ -296,19 +370,23 @@ impl Metrics {
         metrics
     }
 
-    /// Counts one finished request.
-    pub fn request(&self, place: Place, class: StatusClass) {
+    /// Counts one finished request among the routes of its configuration.
+    pub fn request(&self, routes: &RouteCounters, place: Place, class: StatusClass) {
         let index = match place {
             Place::Route(id) => id.0,
-            Place::Management => self.requests.len() - 2,
-            Place::Nowhere => self.requests.len() - 1,
+            Place::Management => routes.0.len() - 2,
+            Place::Nowhere => routes.0.len() - 1,
         };
-        let Some(row) = self.requests.get(index) else { return };
+        let Some((label, row)) = routes.0.get(index) else { return };
         let handle = row[class as usize].get_or_init(|| {
-            let labels = [("route", &*self.route_labels[index]), ("class", class.as_str())];
-            counter(&self.recorder, "gateway_requests_total", &labels)
+            counter(&self.recorder, "gateway_requests_total", &[("route", label), ("class", class.as_str())])
         });
         handle.increment(1);
+    }
+
+    /// Handles of one upstream. Whoever has the same name, also under another configuration, counts on where it was.
+    pub fn upstream(&self, name: &Arc<str>) -> UpstreamMetrics {
+        UpstreamMetrics::new(&self.recorder, name)
     }
 
     /// Counts one refusal by its code.
@@ -317,10 +395,9 @@ impl Metrics {
     }
 
     /// Counts one failure of an upstream by its code.
-    pub fn upstream_error(&self, upstream: usize, code: &'static str) {
-        let Some(metrics) = self.upstreams.get(upstream) else { return };
-        by_code(&metrics.errors, code, || {
-            counter(&self.recorder, "gateway_upstream_errors_total", &[("upstream", &metrics.name), ("code", code)])
+    pub fn upstream_error(&self, upstream: &UpstreamMetrics, code: &'static str) {
+        by_code(&upstream.errors, code, || {
+            counter(&self.recorder, "gateway_upstream_errors_total", &[("upstream", &upstream.name), ("code", code)])
         });
     }
 
@@ -337,7 +414,21 @@ impl Metrics {
 
 impl UpstreamMetrics {
     fn new(recorder: &PrometheusRecorder, name: &Arc<str>) -> Self {
+        let count = |metric| {
+            let counter = counter(recorder, metric, &[("upstream", name)]);
+            counter.increment(0);
+            counter
+        };
+        let health = HealthMetrics {
+            endpoints: gauge(recorder, "gateway_upstream_endpoints", &[("upstream", name)]),
+            usable: gauge(recorder, "gateway_upstream_endpoints_usable", &[("upstream", name)]),
+            ejections: count("gateway_upstream_ejections_total"),
+            retries: count("gateway_upstream_retries_total"),
+            probe_failures: count("gateway_upstream_probe_failures_total"),
+            dns_failures: count("gateway_upstream_dns_failures_total"),
+        };
         Self {
+            health,
             name: name.clone(),
             duration: histogram(recorder, "gateway_upstream_duration_seconds", &[("upstream", name)]),
             connects: counter(recorder, "gateway_upstream_connects_total", &[("upstream", name)]),
@@ -384,14 +475,16 @@ mod tests {
 
     #[test]
     fn every_metric_that_is_used_is_described_and_has_its_name() {
-        let metrics = Metrics::new(vec!["GET /a".into()], &["seeme".into()]);
-        metrics.request(Place::Route(RouteId(0)), StatusClass::Success);
-        metrics.request(Place::Management, StatusClass::Success);
-        metrics.request(Place::Nowhere, StatusClass::ClientError);
+        let metrics = Metrics::new();
+        let (routes, upstream) =
+            (RouteCounters::new(["GET /a".to_owned()].into_iter()), metrics.upstream(&"seeme".into()));
+        metrics.request(&routes, Place::Route(RouteId(0)), StatusClass::Success);
+        metrics.request(&routes, Place::Management, StatusClass::Success);
+        metrics.request(&routes, Place::Nowhere, StatusClass::ClientError);
         metrics.refusal("missing_key");
-        metrics.upstream_error(0, "upstream_timeout");
-        metrics.upstreams[0].duration.record(0.1);
-        metrics.upstreams[0].connects.increment(1);
+        metrics.upstream_error(&upstream, "upstream_timeout");
+        upstream.duration.record(0.1);
+        upstream.connects.increment(1);
         metrics.duration.record(0.1);
         metrics.store_finding("eviction", true);
         let text = metrics.handle().render();
@@ -401,5 +494,16 @@ mod tests {
         assert!(text.contains(r#"gateway_requests_total{route="GET /a",class="2xx"} 1"#), "{text}");
         assert!(text.contains(r#"gateway_requests_total{route="(management)",class="2xx"} 1"#), "{text}");
         assert!(text.contains(r#"gateway_requests_total{route="(none)",class="4xx"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn a_route_counts_on_under_another_configuration_whatever_its_index_is_there() {
+        let metrics = Metrics::new();
+        for (labels, index) in [(vec!["GET /a", "GET /b"], 1), (vec!["GET /b", "GET /c"], 0)] {
+            let routes = RouteCounters::new(labels.into_iter().map(str::to_owned));
+            metrics.request(&routes, Place::Route(RouteId(index)), StatusClass::Success);
+        }
+        let text = metrics.handle().render();
+        assert!(text.contains(r#"gateway_requests_total{route="GET /b",class="2xx"} 2"#), "{text}");
     }
 }

@@ -145,11 +145,9 @@ impl RequestBody {
         progress.unread.store(true, Ordering::Relaxed);
         Self::Streamed(Streamed { incoming, left: limit.unwrap_or(u64::MAX), idle: IdleTimer::new(idle), progress })
     }
-}
 
-impl RequestBody {
-    /// The same once more, unless it streams.
-    pub(super) fn replica(&self) -> Option<Self> {
+    /// The same once more, unless it streams: what was read from the client is not kept.
+    pub(super) fn again(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Held(bytes) => Some(Self::Held(bytes.clone())),
@@ -256,10 +254,17 @@ impl UpstreamBody {
 
     /// Not when the upstream has answered without the whole request: it may never read the rest, and nobody waits for it.
     fn give_back(&mut self) {
-        if let Some(lease) =
-            self.lease.take().filter(|_| !self.progress.as_ref().is_some_and(|progress| progress.is_unread()))
-        {
+        let Some(lease) = self.lease.take() else { return };
+        lease.peer().answered();
+        if !self.progress.as_ref().is_some_and(|progress| progress.is_unread()) {
             lease.give_back();
+        }
+    }
+
+    /// The answer ends before its end.
+    fn break_off(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.peer().failed();
         }
     }
 }
@@ -274,7 +279,7 @@ impl Body for UpstreamBody {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(this.idle.poll_expired(cx));
-                this.lease = None;
+                this.break_off();
                 return Poll::Ready(Some(Err(BodyError::Idle)));
             }
         };
@@ -285,7 +290,7 @@ impl Body for UpstreamBody {
                 None
             }
             Some(Err(_)) => {
-                this.lease = None;
+                this.break_off();
                 Some(Err(BodyError::Broken))
             }
             Some(Ok(mut frame)) => {

@@ -1,4 +1,6 @@
-//! A new connection to one endpoint of an upstream: dialled, then spoken HTTP on. Keeps nothing; the pool does.
+//! A new connection to one address of an upstream: dialled, then spoken HTTP on. Keeps nothing; the pool does.
+
+use std::net::SocketAddr;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -11,7 +13,8 @@ use tokio::time::timeout;
 use super::UpstreamError;
 use super::body::RequestBody;
 use super::gather::UpstreamIo;
-use super::http2::{self, NewConnection, Place};
+use super::heard::{Heard, Listening};
+use super::http2::{self, NewConnection, Slot};
 use super::socket::Socket;
 use super::tls::UpstreamConnector;
 use crate::config::model::{Endpoint, Upstream};
@@ -29,63 +32,71 @@ pub(super) enum Connected {
 
 /// What sends one request.
 pub(super) enum Sender {
-    /// A connection of its own, for as long as the exchange takes.
-    Http1(SendRequest<RequestBody>),
-    /// A place on a connection that others share.
-    Http2(Place),
+    /// A connection of its own, for as long as the exchange takes. It knows when something comes.
+    Http1(SendRequest<RequestBody>, Heard),
+    /// Room on a connection that others share.
+    Http2(Slot),
 }
 
 /// A request that got no answer.
 pub(super) struct Unanswered {
     /// The request itself, when no server can have begun to process it.
     pub(super) unsent: Option<Request<RequestBody>>,
+    /// The connection was lost before any octet came.
+    pub(super) silent: bool,
 }
 
 impl Sender {
     pub(super) fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(place) => !place.is_usable(),
+            Self::Http1(sender, _) => sender.is_closed(),
+            Self::Http2(slot) => !slot.is_usable(),
         }
     }
 
     pub(super) fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_ready(),
-            Self::Http2(place) => place.is_usable(),
+            Self::Http1(sender, _) => sender.is_ready(),
+            Self::Http2(slot) => slot.is_usable(),
         }
     }
 
     /// False when it will never be.
     pub(super) async fn ready(&mut self) -> bool {
         match self {
-            Self::Http1(sender) => sender.ready().await.is_ok(),
-            Self::Http2(place) => place.is_usable(),
+            Self::Http1(sender, _) => sender.ready().await.is_ok(),
+            Self::Http2(slot) => slot.is_usable(),
         }
     }
 
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn try_send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
         match self {
-            Self::Http1(sender) => sender
-                .try_send_request(request)
-                .await
-                .map_err(|mut failed| Unanswered { unsent: failed.take_message() }),
+            Self::Http1(sender, heard) => {
+                heard.reset();
+                sender.try_send_request(request).await.map_err(|mut lost| {
+                    let unsent = lost.take_message();
+                    Unanswered { unsent, silent: heard.nothing(&lost.into_error()) }
+                })
+            }
             // Boxed: large, and of no use to the other.
-            Self::Http2(place) => Box::pin(place.try_send(request)).await,
+            Self::Http2(slot) => Box::pin(slot.try_send(request)).await,
         }
     }
 }
 
-/// Within `connect_timeout`, everything included that comes before the request.
+/// Within `connect_timeout`, everything included that comes before the request. `address` is one of the endpoint's; `heard` will
+/// know of what comes.
 pub(super) async fn connect(
     upstream: &Upstream,
     endpoint: &Endpoint,
+    address: SocketAddr,
     tls: &UpstreamConnector,
+    heard: &Heard,
 ) -> Result<Connected, UpstreamError> {
     let connected = timeout(upstream.connect_timeout, async {
-        let stream = TcpStream::connect(&*endpoint.authority).await.map_err(|error| {
-            tracing::debug!(upstream = %upstream.name, %error, "no connection");
+        let stream = TcpStream::connect(address).await.map_err(|error| {
+            tracing::debug!(upstream = %upstream.name, %address, %error, "no connection");
             UpstreamError::Unreachable
         })?;
         let _ = stream.set_nodelay(true);
@@ -98,7 +109,7 @@ pub(super) async fn connect(
         }
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
-            .handshake(UpstreamIo(TokioIo::new(socket)))
+            .handshake(Listening::new(UpstreamIo(TokioIo::new(socket)), heard))
             .await
             .map_err(|_| UpstreamError::Unreachable)?;
         // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.

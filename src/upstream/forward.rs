@@ -1,42 +1,47 @@
-//! Sends one request to one upstream and waits for the head of its answer.
+//! Sends one request to one upstream and waits for the head of its answer; tries again where that can do no harm.
 //!
-//! The body of the answer is not read here; it streams to the client as an [`UpstreamBody`].
+//! The body of the answer is not read here; it streams to the client as an [`UpstreamBody`]. What may be tried again is decided
+//! in [`retry`].
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
-use tokio::time::{Instant, sleep_until, timeout};
+use http::header::HOST;
+use http::{Method, Request, Response};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::UpstreamError;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
+use super::cluster::{Cluster, Clusters, Place};
 use super::connect::connect;
+use super::dns;
+use super::heard::Heard;
+use super::peer::UnderWay;
 use super::pool::{Lease, Pool};
-use super::tls::UpstreamConnector;
-use crate::config::model::{Endpoint, Upstream};
+use crate::config::model::{Host, Upstream};
+use crate::policy::retry::{self, Budget, Failure};
 use crate::policy::route::UpstreamId;
-use crate::telemetry::Metrics;
+use crate::telemetry::names::UpstreamMetrics;
 
 /// How long a used connection may take to be ready again.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Retries of the whole process in one window of the budget, whatever the traffic is: ten a second, as the sweep ticks.
+const FLOOR: u64 = 100;
 
 /// All upstreams, as one worker reaches them.
 pub struct Upstreams {
     targets: Vec<Target>,
-    metrics: Arc<Metrics>,
+    worker: usize,
 }
 
 struct Target {
-    upstream: Upstream,
-    tls: UpstreamConnector,
-    pool: Arc<Pool>,
-}
-
-impl Target {
-    fn new(upstream: &Upstream) -> Self {
-        Self { upstream: upstream.clone(), tls: UpstreamConnector::new(upstream), pool: Arc::default() }
-    }
+    cluster: Arc<Cluster>,
+    /// Of this worker; it alone writes.
+    requests: AtomicU64,
+    budget: Mutex<Budget>,
+    random: AtomicU64,
 }
 
 /// How long to wait for what.
@@ -50,20 +55,52 @@ pub struct Forwarding {
     pub idle: Duration,
 }
 
+/// What all tries of one request have in common.
+struct Sending<'a> {
+    id: UpstreamId,
+    method: Method,
+    progress: Option<&'a Arc<Progress>>,
+    limits: Forwarding,
+}
+
+/// A try that gave no answer.
+struct Failed {
+    error: UpstreamError,
+    failure: Failure,
+    /// The request, if it was given back.
+    unsent: Option<Request<RequestBody>>,
+    address: SocketAddr,
+}
+
 impl Upstreams {
-    /// Empty pools. One instance a worker.
-    pub fn new(upstreams: &[Upstream], metrics: Arc<Metrics>) -> Self {
-        Self { targets: upstreams.iter().map(Target::new).collect(), metrics }
+    /// As this worker, one of those that `clusters` were made for, reaches them.
+    pub fn new(clusters: &Clusters, worker: usize) -> Self {
+        let target = |cluster: &Arc<Cluster>| {
+            let percent = cluster.config.retries.budget;
+            let floor = if percent == 0 { 0 } else { FLOOR.div_ceil(clusters.workers() as u64) };
+            Target {
+                cluster: cluster.clone(),
+                requests: AtomicU64::new(0),
+                budget: Mutex::new(Budget::new(percent, floor)),
+                random: AtomicU64::new(worker as u64),
+            }
+        };
+        Self { targets: clusters.all().iter().map(target).collect(), worker }
+    }
+
+    /// The upstream's metrics.
+    pub fn metrics(&self, id: UpstreamId) -> &UpstreamMetrics {
+        &self.targets[id.0].cluster.metrics
     }
 
     /// The upstream's name, for logs.
     pub fn name(&self, id: UpstreamId) -> &Arc<str> {
-        &self.targets[id.0].upstream.name
+        &self.targets[id.0].cluster.config.name
     }
 
     /// `host:port` of the upstream, for requests that came without a Host.
     pub fn authority(&self, id: UpstreamId) -> &str {
-        self.targets[id.0].upstream.endpoints.first().map_or("", |endpoint| &endpoint.authority)
+        self.targets[id.0].cluster.config.endpoints.first().map_or("", |endpoint| &endpoint.authority)
     }
 
     /// Forwards a request. `progress` belongs to its body, if it streams one.
@@ -74,31 +111,130 @@ impl Upstreams {
         progress: Option<&Arc<Progress>>,
         limits: Forwarding,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
-        let (mut lease, reused) = self.connection(id).await?;
-        let answer = lease.sender().try_send(request);
-        match wait_for_head(answer, progress, limits.since, limits.response).await? {
-            Ok(response) => accept(response, lease, limits.idle, progress.cloned()),
-            Err(failed) => match failed.unsent {
-                // A kept-alive connection that closed under us gives the request back unsent; another one must take it.
-                Some(unsent) if reused => Box::pin(self.forward(id, unsent, progress, limits)).await,
-                Some(_) => Err(UpstreamError::Unreachable),
-                None => {
-                    let failure = progress.and_then(|progress| progress.failure());
-                    Err(failure.map_or(UpstreamError::Malformed, UpstreamError::RequestBody))
-                }
-            },
+        let target = &self.targets[id.0];
+        let mut place = target.cluster.admit()?;
+        target.count();
+        let copy = copy_to_repeat(&request, &target.cluster.config);
+        let sending = Sending { id, method: request.method().clone(), progress, limits };
+        let (pool, under_way) = match target.cluster.selection().pick(self.worker, || target.random()) {
+            Some(picked) => picked,
+            // Boxed: rare, as everything behind a failure.
+            None => Box::pin(self.resolve(target, limits)).await?,
+        };
+        match self.send(pool, under_way, request, &sending, &mut place, false).await {
+            Ok(response) => Ok(response),
+            Err(failed) => Box::pin(self.send_again(failed, copy, &sending, place)).await,
         }
     }
 
-    /// An idle connection, or a new one; and which it is.
-    async fn connection(&self, id: UpstreamId) -> Result<(Lease, bool), UpstreamError> {
-        let target = &self.targets[id.0];
-        if target.upstream.http2
-            && let Some(lease) = target.pool.share()
-        {
-            return Ok((lease, true));
+    /// No address is known yet.
+    async fn resolve(
+        &self,
+        target: &Target,
+        limits: Forwarding,
+    ) -> Result<(Arc<Pool>, Option<UnderWay>), UpstreamError> {
+        let end = deadline(limits.since, limits.response);
+        timeout_at(end, dns::resolve_now(&target.cluster)).await.map_err(|_elapsed| UpstreamError::Timeout)?;
+        let selection = target.cluster.selection();
+        selection.pick(self.worker, || target.random()).ok_or(UpstreamError::Unreachable)
+    }
+
+    /// Retries, as far as the configuration and the budget go; the last failure is the client's.
+    async fn send_again(
+        &self,
+        mut failed: Box<Failed>,
+        copy: Option<Request<RequestBody>>,
+        sending: &Sending<'_>,
+        mut place: Option<Place>,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let target = &self.targets[sending.id.0];
+        let mut tried = Vec::new();
+        for _ in 0..target.cluster.config.retries.attempts {
+            tried.push(failed.address);
+            let request = failed.unsent.take().or_else(|| copy.as_ref().and_then(duplicate));
+            let Some(request) = request.filter(|_| retry::may_follow(failed.failure, &sending.method, true)) else {
+                break;
+            };
+            let picked = target.cluster.selection().pick_other(&tried, self.worker, || target.random());
+            let Some((pool, under_way)) = picked.filter(|_| target.may_retry()) else { break };
+            target.cluster.metrics.health.retries.increment(1);
+            match self.send(pool, under_way, request, sending, &mut place, true).await {
+                Ok(response) => return Ok(response),
+                Err(again) => failed = again,
+            }
         }
-        while let Some(mut lease) = target.pool.take() {
+        Err(failed.error)
+    }
+
+    /// One try. A kept-alive connection that closed under us gives the request back unsent; the next one takes it.
+    async fn send(
+        &self,
+        pool: Arc<Pool>,
+        mut under_way: Option<UnderWay>,
+        mut request: Request<RequestBody>,
+        sending: &Sending<'_>,
+        place: &mut Option<Place>,
+        mut fresh: bool,
+    ) -> Result<Response<UpstreamBody>, Box<Failed>> {
+        let config = &self.targets[sending.id.0].cluster.config;
+        if config.host == Host::Upstream {
+            request.headers_mut().insert(HOST, pool.peer().host.clone());
+        }
+        let failed = |error, failure, unsent| {
+            if !matches!(error, UpstreamError::RequestBody(_)) {
+                pool.peer().failed();
+            }
+            Err(Box::new(Failed { error, failure, unsent, address: pool.peer().address }))
+        };
+        loop {
+            let (mut lease, reused) = match self.connection(&pool, sending, fresh).await {
+                Ok(found) => found,
+                Err(error) => return failed(error, Failure::Unsent, Some(request)),
+            };
+            let answer = lease.sender().try_send(request);
+            let Forwarding { since, response, idle } = sending.limits;
+            let answer = match wait_for_head(answer, sending.progress, since, response).await {
+                Ok(answer) => answer,
+                Err(error) => return failed(error, Failure::Final, None),
+            };
+            let lost = match answer {
+                // An interim response as the final one: we asked for no upgrade. The connection is not reused.
+                Ok(response) if response.status().is_informational() => {
+                    return failed(UpstreamError::Malformed, Failure::Final, None);
+                }
+                Ok(response) => {
+                    lease.counted = (under_way.take(), place.take());
+                    let progress = sending.progress.cloned();
+                    return Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)));
+                }
+                Err(lost) => lost,
+            };
+            match lost.unsent {
+                Some(unsent) if reused => (request, fresh) = (unsent, false),
+                Some(unsent) => return failed(UpstreamError::Unreachable, Failure::Unsent, Some(unsent)),
+                None => {
+                    let body = sending.progress.and_then(|progress| progress.failure());
+                    let failure = if lost.silent { Failure::Unanswered } else { Failure::Final };
+                    return failed(body.map_or(UpstreamError::Malformed, UpstreamError::RequestBody), failure, None);
+                }
+            }
+        }
+    }
+
+    /// An idle connection, unless only a `fresh` one will do, or a new one; and which it is.
+    async fn connection(
+        &self,
+        pool: &Arc<Pool>,
+        sending: &Sending<'_>,
+        fresh: bool,
+    ) -> Result<(Lease, bool), UpstreamError> {
+        if self.targets[sending.id.0].cluster.config.http2 {
+            // A fresh one is asked for because the last was lost, and that one is not shared any more.
+            if let Some(lease) = pool.share() {
+                return Ok((lease, true));
+            }
+        }
+        while let Some(mut lease) = pool.take().filter(|_| !fresh) {
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
             // reads no more of what it was sent would hold up a stranger's request.
             if lease.sender().is_ready() || timeout(SETTLE, lease.sender().ready()).await == Ok(true) {
@@ -106,36 +242,79 @@ impl Upstreams {
             }
         }
         // Boxed: rare, and large enough to weigh on every request's future.
-        Box::pin(self.connect(id)).await.map(|lease| (lease, false))
+        Box::pin(self.connect(pool, sending)).await.map(|lease| (lease, false))
     }
 
-    async fn connect(&self, id: UpstreamId) -> Result<Lease, UpstreamError> {
-        let Target { upstream, tls, pool } = &self.targets[id.0];
+    async fn connect(&self, pool: &Arc<Pool>, sending: &Sending<'_>) -> Result<Lease, UpstreamError> {
+        let end = deadline(sending.limits.since, sending.limits.response);
+        let connected = timeout_at(end, self.open(pool, &self.targets[sending.id.0].cluster)).await;
+        connected.unwrap_or(Err(UpstreamError::Timeout))
+    }
+
+    async fn open(&self, pool: &Arc<Pool>, cluster: &Cluster) -> Result<Lease, UpstreamError> {
+        let (config, peer, heard) = (&cluster.config, pool.peer(), Heard::default());
         let failed = pool.failed.load(Ordering::Relaxed);
-        // One connection at a time where the next one may find room on it.
-        let _turn = if upstream.http2 { Some(pool.opening.lock().await) } else { None };
+        // One connection at a time where the next request may find room on it.
+        let _turn = if config.http2 { Some(pool.opening.lock().await) } else { None };
         if let Some(lease) = pool.share() {
             return Ok(lease);
         }
-        if upstream.http2 && pool.failed.load(Ordering::Relaxed) != failed {
+        if config.http2 && pool.failed.load(Ordering::Relaxed) != failed {
             return Err(UpstreamError::Unreachable);
         }
-        let connected = connect(upstream, endpoint(upstream)?, tls).await.inspect_err(|_| {
-            pool.failed.fetch_add(1, Ordering::Relaxed);
-        })?;
-        self.metrics.upstreams[id.0].connects.increment(1);
-        Ok(pool.lease(connected))
+        let connected =
+            connect(config, &peer.endpoint, peer.address, &cluster.tls, &heard).await.inspect_err(|_| {
+                pool.failed.fetch_add(1, Ordering::Relaxed);
+            })?;
+        cluster.metrics.connects.increment(1);
+        Ok(pool.lease(connected, heard))
     }
 
-    /// Closes connections that have been idle too long.
+    /// Closes connections that have been idle too long, and lets the budgets forget. The worker's sweep.
     pub fn prune(&self) {
-        self.targets.iter().for_each(|target| target.pool.prune());
+        for target in &self.targets {
+            for endpoint in target.cluster.selection().endpoints() {
+                endpoint.pools[self.worker].prune();
+            }
+            target.budget.lock().unwrap_or_else(PoisonError::into_inner).tick(target.requests.load(Ordering::Relaxed));
+        }
     }
 }
 
-/// The compiler of the configuration lets no upstream be without one.
-fn endpoint(upstream: &Upstream) -> Result<&Endpoint, UpstreamError> {
-    upstream.endpoints.first().ok_or(UpstreamError::Unreachable)
+impl Target {
+    /// One more request. Not an atomic addition: nobody else adds.
+    fn count(&self) {
+        self.requests.store(self.requests.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn may_retry(&self) -> bool {
+        let requests = self.requests.load(Ordering::Relaxed);
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(requests)
+    }
+
+    /// Numbers without a pattern, for the choice of endpoints; no secret hangs on them (SplitMix64).
+    fn random(&self) -> u64 {
+        let state = self.random.load(Ordering::Relaxed).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.store(state, Ordering::Relaxed);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// What a retry of a request that was sent will need: hyper does not give it back. Only where one may follow.
+fn copy_to_repeat(request: &Request<RequestBody>, config: &Upstream) -> Option<Request<RequestBody>> {
+    (config.retries.attempts > 0 && retry::is_repeatable(request.method())).then(|| duplicate(request))?
+}
+
+/// The same once more, unless its body is gone once it was read.
+fn duplicate(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().again()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }
 
 /// Waits for the head; the clock starts over as long as the request's body still moves.
@@ -164,21 +343,8 @@ async fn wait_for_head<T>(
     }
 }
 
-fn accept(
-    response: Response<hyper::body::Incoming>,
-    lease: Lease,
-    idle: Duration,
-    progress: Option<Arc<Progress>>,
-) -> Result<Response<UpstreamBody>, UpstreamError> {
-    // An interim response as the final one: we asked for no upgrade. The connection is not reused.
-    if response.status().is_informational() {
-        return Err(UpstreamError::Malformed);
-    }
-    Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)))
-}
-
 impl std::fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.targets.iter().map(|target| &target.upstream.name)).finish()
+        f.debug_list().entries(self.targets.iter().map(|target| &target.cluster.config.name)).finish()
     }
 }

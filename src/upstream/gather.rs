@@ -19,7 +19,7 @@ const SMALL: usize = 4 * 1024;
 
 /// Writes slices in the cheaper way.
 pub fn poll_write_gathered(
-    stream: Pin<&mut TokioIo<Socket>>,
+    stream: Pin<&mut impl Write>,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<std::io::Result<usize>> {

@@ -1,6 +1,6 @@
 //! HTTP/2 to an upstream: few connections, each with many exchanges at once.
 //!
-//! An exchange holds a [`Place`] from its request to the end of its response; when all places that the peer allows are taken,
+//! An exchange holds a [`Slot`] from its request to the end of its response; when all slots that the peer allows are taken,
 //! another connection is opened. A connection on which the peer refused or said goodbye gets no new exchanges.
 
 use std::future::poll_fn;
@@ -58,9 +58,9 @@ impl Drop for Connection {
 }
 
 /// Room for one exchange on a connection.
-pub(super) struct Place(Arc<Connection>);
+pub(super) struct Slot(Arc<Connection>);
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -68,20 +68,25 @@ impl Drop for Place {
 
 impl Connections {
     /// Room on a connection that is there, if any has some.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn slot(&self) -> Option<Slot> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|connection| connection.is_usable());
-        open.iter().find(|connection| connection.has_room()).map(Place::take)
+        open.iter().find(|connection| connection.has_room()).map(Slot::take)
     }
 
-    /// Keeps a new connection, and takes the first place on it.
-    pub(super) fn keep(&self, connection: NewConnection) -> Place {
+    /// No new exchanges on any of them; each closes when its last has ended.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Keeps a new connection, and takes the first slot on it.
+    pub(super) fn keep(&self, connection: NewConnection) -> Slot {
         let NewConnection { sender, task, scheme, driven } = connection;
         let (taken, retired) = (AtomicUsize::new(0), AtomicBool::new(false));
         let connection = Arc::new(Connection { sender, task, scheme, taken, driven, retired });
-        let place = Place::take(&connection);
+        let slot = Slot::take(&connection);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        place
+        slot
     }
 }
 
@@ -132,7 +137,7 @@ pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConn
     Ok(NewConnection { sender, task: task.abort_handle(), scheme, driven })
 }
 
-impl Place {
+impl Slot {
     fn take(connection: &Arc<Connection>) -> Self {
         connection.taken.fetch_add(1, Ordering::Relaxed);
         Self(connection.clone())
@@ -166,7 +171,7 @@ impl Place {
         if unprocessed {
             connection.retired.store(true, Ordering::Relaxed);
         }
-        Err(Unanswered { unsent: unsent.or(copy.filter(|_| unprocessed)).map(restore) })
+        Err(Unanswered { unsent: unsent.or(copy.filter(|_| unprocessed)).map(restore), silent: false })
     }
 }
 
@@ -197,7 +202,7 @@ fn address(request: &mut Request<RequestBody>, scheme: &Scheme) {
 
 /// Of a request that can be sent twice: its body is not streamed.
 fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let body = request.body().replica()?;
+    let body = request.body().again()?;
     let mut copy = Request::new(body);
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());

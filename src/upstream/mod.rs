@@ -1,18 +1,25 @@
-//! The way to a backend: a pool of connections per worker, bodies streamed both ways, every wait bounded.
+//! The way to a backend: which of its endpoints, on which connection, bodies streamed both ways, every wait bounded.
 //!
-//! No retries here but one: a request that a kept-alive connection gave back **unsent** goes out on another one. Nothing is
-//! known of keys, scopes or quotas; what may be forwarded was decided before.
+//! What the process knows of an upstream (its addresses, who is usable) is in [`cluster`]; what a worker does with one request
+//! is in [`forward`]. A request goes out a second time only where `policy::retry` allows it. Nothing is known of keys, scopes or
+//! quotas; what may be forwarded was decided before.
 
+mod balance;
 mod body;
+mod cluster;
 mod connect;
+mod dns;
 mod forward;
 mod gather;
+mod heard;
 mod http2;
+mod peer;
 mod pool;
 mod socket;
 mod tls;
 
 pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
+pub use cluster::Clusters;
 pub use forward::{Forwarding, Upstreams};
 pub use gather::poll_write_gathered;
 pub use socket::Socket;
@@ -20,6 +27,9 @@ pub use socket::Socket;
 /// Why an upstream gave no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
+    /// `max_requests` are in flight. Nothing was sent.
+    #[error("the upstream has as many requests as it may have")]
+    Busy,
     /// No connection: refused, unresolvable, timed out. Nothing was sent.
     #[error("no connection to the upstream")]
     Unreachable,

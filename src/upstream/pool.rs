@@ -1,17 +1,20 @@
-//! Idle connections of one worker to one upstream, last in first out: the warmest one is used, cold ones age and go.
+//! Idle connections of one worker to one address of an upstream, last in first out: the warmest one is used, cold ones age and go.
 //!
 //! Belongs to one worker, so its lock is never contended. hyper-util's shared pool costs about a tenth of a whole request
 //! (measured: 1.3 to 2 µs); this is what replaces it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::AbortHandle;
 
+use super::cluster::Place;
 use super::connect::{Connected, Sender};
+use super::heard::Heard;
 use super::http2::Connections;
+use super::peer::{Peer, UnderWay};
 
-/// Idle connections that one worker keeps to one upstream.
+/// Idle connections that one worker keeps to one address.
 const MAX_IDLE: usize = 256;
 /// Idle for so many rounds of the worker's sweep (half a second each), a connection is closed: most servers would do it soon after.
 const MAX_ROUNDS: u32 = 110;
@@ -35,9 +38,10 @@ struct Idle {
     since: u32,
 }
 
-/// The pool.
-#[derive(Default)]
+/// The pool. Each worker has its own; workers must not share a cache line either.
+#[repr(align(64))]
 pub(super) struct Pool {
+    peer: Arc<Peer>,
     idle: Mutex<Vec<Idle>>,
     /// Those that many exchanges share; none on an upstream of HTTP/1.
     shared: Connections,
@@ -47,21 +51,36 @@ pub(super) struct Pool {
     pub(super) failed: AtomicU32,
     /// Counts sweeps: a clock that costs a request nothing.
     round: AtomicU32,
+    /// The address is gone: nothing is kept any more.
+    retired: AtomicBool,
 }
 
 /// A connection in use. Dropped, it closes; [`Lease::give_back`] keeps it.
 pub(super) struct Lease {
     connection: Connection,
     pool: Arc<Pool>,
+    /// What the request counts as until the answer has ended.
+    pub(super) counted: (Option<UnderWay>, Option<Place>),
 }
 
 impl Pool {
+    pub(super) fn new(peer: Arc<Peer>) -> Self {
+        let (idle, round, retired) = (Mutex::default(), AtomicU32::new(0), AtomicBool::new(false));
+        let (shared, opening, failed) = (Connections::default(), tokio::sync::Mutex::default(), AtomicU32::new(0));
+        Self { peer, idle, shared, opening, failed, round, retired }
+    }
+
+    /// Where its connections lead.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
     /// The most recently used connection that still looks alive.
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Idle { connection, .. }) = idle.pop() {
             if !connection.sender.is_closed() {
-                return Some(Lease { connection, pool: self.clone() });
+                return Some(self.lend(connection));
             }
         }
         None
@@ -69,17 +88,27 @@ impl Pool {
 
     /// Room on a connection that others share.
     pub(super) fn share(self: &Arc<Self>) -> Option<Lease> {
-        let place = self.shared.place()?;
-        Some(Lease { connection: Connection { sender: Sender::Http2(place), task: None }, pool: self.clone() })
+        let slot = self.shared.slot()?;
+        Some(self.lend(Connection { sender: Sender::Http2(slot), task: None }))
     }
 
     /// A lease of a new connection.
-    pub(super) fn lease(self: &Arc<Self>, connected: Connected) -> Lease {
-        let connection = match connected {
-            Connected::Http1(sender, task) => Connection { sender: Sender::Http1(sender), task: Some(task) },
+    pub(super) fn lease(self: &Arc<Self>, connected: Connected, heard: Heard) -> Lease {
+        self.lend(match connected {
+            Connected::Http1(sender, task) => Connection { sender: Sender::Http1(sender, heard), task: Some(task) },
             Connected::Http2(new) => Connection { sender: Sender::Http2(self.shared.keep(new)), task: None },
-        };
-        Lease { connection, pool: self.clone() }
+        })
+    }
+
+    fn lend(self: &Arc<Self>, connection: Connection) -> Lease {
+        Lease { connection, pool: self.clone(), counted: (None, None) }
+    }
+
+    /// The address is gone: closes what is idle now, and whatever comes back.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.clear();
     }
 
     /// Closes what has been idle too long. Called by the worker's sweep, never on a request.
@@ -91,20 +120,31 @@ impl Pool {
 }
 
 impl Lease {
+    /// Where it leads.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.pool.peer
+    }
+
     pub(super) fn sender(&mut self) -> &mut Sender {
         &mut self.connection.sender
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.
     pub(super) fn give_back(self) {
-        // A shared one is kept by others, and the place on it is free again.
+        // A shared one is kept by others, and the slot on it is free again.
         if self.connection.task.is_none() || self.connection.sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
+        if idle.len() < MAX_IDLE && !self.pool.retired.load(Ordering::Relaxed) {
             idle.push(Idle { connection: self.connection, since: self.pool.round.load(Ordering::Relaxed) });
         }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({})", self.peer.address)
     }
 }
 

@@ -110,15 +110,24 @@ impl Ledger {
     pub(super) fn new(replica: ReplicaId, metrics: Arc<Metrics>, journal: Option<Journal>, bounds: Bounds) -> Self {
         let (waiting, frozen) = (Counts::default(), VecDeque::new());
         let state = State { replica, sequence: 0, size: bounds.batch, waiting, frozen };
-        let mut ledger = Self { state, bounds, journal, metrics };
-        if let Some(journal) = &mut ledger.journal {
-            let (frozen, stale) = journal.recovered();
-            ledger.state.frozen = frozen;
-            ledger.metrics.usage_batches_lost.increment(stale);
-            journal.begin(&ledger.state);
+        let mut ledger = Self { state, bounds, journal: None, metrics };
+        if let Some(journal) = journal {
+            ledger.adopt(journal);
         }
         ledger.show();
         ledger
+    }
+
+    /// From now on with this journal, and after everything else what it holds of former lives.
+    pub(super) fn adopt(&mut self, mut journal: Journal) {
+        let (former, stale) = journal.recovered();
+        self.metrics.usage_batches_lost.increment(stale);
+        // Nobody asked for the time before.
+        self.state.frozen.iter_mut().for_each(|frozen| frozen.at = journal.now());
+        self.state.frozen.extend(former);
+        journal.begin(&self.state);
+        self.journal = Some(journal);
+        self.show();
     }
 
     /// Adds what was counted since the last time.

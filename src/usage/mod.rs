@@ -30,6 +30,7 @@ mod pending;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct Usage {
     pending: Arc<Shards>,
     /// With a journal its lock is held while a file is written: then only threads that may block take it.
     ledger: Arc<Mutex<Ledger>>,
-    has_journal: bool,
+    has_journal: AtomicBool,
     /// One flush at a time.
     flushing: tokio::sync::Mutex<()>,
 }
@@ -71,7 +72,7 @@ impl Usage {
         journal: Option<Journal>,
         bounds: Bounds,
     ) -> Self {
-        let has_journal = journal.is_some();
+        let has_journal = AtomicBool::new(journal.is_some());
         let ledger = Ledger::new(replica.clone(), metrics.clone(), journal, bounds);
         let (pending, ledger) = (Arc::<Shards>::default(), Arc::new(Mutex::new(ledger)));
         Self { store, metrics, replica, pending, ledger, has_journal, flushing: tokio::sync::Mutex::default() }
@@ -82,9 +83,22 @@ impl Usage {
         self.pending.count(&hit);
     }
 
-    /// Whether there is a journal, to be written every [`JOURNAL_PERIOD`].
+    /// Whether there is a journal.
     pub fn has_journal(&self) -> bool {
-        self.has_journal
+        self.has_journal.load(Ordering::Acquire)
+    }
+
+    /// From now on with a journal, to be [written](Self::write_down) every [`JOURNAL_PERIOD`]; what it holds of former lives is sent too.
+    pub async fn adopt(&self, journal: Journal) {
+        self.has_journal.store(true, Ordering::Release);
+        if let Err(error) = self.on_ledger(|ledger| ledger.adopt(journal)).await {
+            tracing::error!(%error, "usage is counted without its journal");
+        }
+    }
+
+    /// There will be a journal, and there is none yet: a kill would lose what is not flushed.
+    pub fn await_journal(&self) {
+        self.metrics.usage_journal_failing.set(1.0);
     }
 
     /// Sums up what was counted so far, and writes it to the journal. Does not wait for the store.
@@ -145,7 +159,7 @@ impl Usage {
     ) -> Result<T, StoreError> {
         let ledger = self.ledger.clone();
         let work = move || work(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner));
-        if !self.has_journal {
+        if !self.has_journal() {
             return Ok(work());
         }
         let done = tokio::task::spawn_blocking(work).await;

@@ -130,6 +130,18 @@ fn a_response_that_ends_with_its_connection_is_passed_on_whole() {
 }
 
 #[test]
+fn the_answer_of_a_backend_that_speaks_1_0_is_told_in_the_gateways_own_version() {
+    let upstream = Scripted::start(|wire| {
+        if wire.request().is_some() {
+            wire.send("HTTP/1.0 200 OK\r\n\r\nold");
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let answer = stand.get("/echo/x").bearer(&key).send().expect_status(200);
+    assert_eq!((answer.head.version.as_str(), answer.text().as_str()), ("HTTP/1.1", "old"));
+}
+
+#[test]
 fn trailers_pass_in_both_directions() {
     let stand = Stand::new().start();
     let key = stand.key().create();

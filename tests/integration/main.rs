@@ -10,11 +10,14 @@
 
 mod boundary;
 mod check_cli;
+mod cors;
 mod decision;
+mod drain;
 mod faults;
 mod fleet;
 mod forwarding;
 mod grpc;
+mod h1_requests;
 mod h2_floods;
 mod h2_semantics;
 mod headers;
@@ -36,7 +39,9 @@ mod redis_revocation;
 mod redis_secrets;
 mod redis_trouble;
 mod redis_usage;
+mod reload;
 mod resources;
+mod retries;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
@@ -44,7 +49,9 @@ mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
+mod take_over;
 mod tls;
 mod upstream_http2;
 mod upstream_tls;
+mod upstreams;
 mod usage;

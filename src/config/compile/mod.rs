@@ -1,10 +1,12 @@
 //! From the tree to the model, section by section; every section reports its own mistakes and none stops another.
 
 mod access;
+mod cors;
 mod edge;
 mod limits;
 mod plans;
 mod reader;
+mod rewriting;
 mod routes;
 mod store;
 mod suite;
@@ -83,6 +85,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let store =
         root.require("store", "add store: { url: \"sqlite:data/gateway.db\" }").and_then(|v| store::store(&v, file));
     let cache = edge::cache(root.get("cache").as_ref());
+    let cors = cors::cors(&root);
     let (quota, scopes) = (plans::quota(&root), plans::scopes(root.get("scopes").as_ref()));
     let upstreams = root.require("upstreams", "add upstreams: { seeme: { endpoints: [\"http://127.0.0.1:9000\"] } }");
     let upstreams = upstreams.and_then(|value| upstreams::upstreams(&value, file));
@@ -105,6 +108,8 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let (key_shape, log) = (limits::keys(root.get("keys").as_ref()), limits::log(&root));
     let config = Config {
         source: file.to_owned(),
+        digest: [0; 32],
+        revision: 0,
         workers,
         listen: listen?,
         store: store?,
@@ -114,6 +119,7 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
         quota: quota?,
         scopes,
         management,
+        cors,
         limits,
         timeouts,
         drain,
@@ -139,7 +145,7 @@ const LOG_LEVELS: &[(&str, tracing::Level)] = &[
 fn refuse_unbuilt(root: &Map<'_>) {
     root.get("version")
         .and_then(|value| value.parse("1, the only version", "write version: 1", |text| (text == "1").then_some(())));
-    for (name, shape) in [("cors", unbuilt::CORS), ("include", unbuilt::TEXTS), ("tracing", unbuilt::TRACING)] {
+    for (name, shape) in [("include", unbuilt::TEXTS), ("tracing", unbuilt::TRACING)] {
         if let Some(value) = root.get(name) {
             unbuilt::refuse::<()>(&value, &shape);
         }

@@ -73,7 +73,7 @@ pub(super) fn given<T>(read: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
+pub(super) fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
     if value.is_mapping() {
         return path(value, base).map(Secret::File);
     }

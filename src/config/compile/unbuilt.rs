@@ -12,7 +12,6 @@ pub(super) enum Shape {
     Text,
     Count,
     Duration,
-    Percent,
     Rate,
     Address,
     /// `10.0.0.0/8` or one address.
@@ -22,8 +21,6 @@ pub(super) enum Shape {
     OneOf(&'static [(&'static str, ())]),
     List(&'static Shape),
     Members(&'static [(&'static str, Shape)]),
-    /// Members of any name.
-    AnyMembers(&'static Shape),
 }
 
 /// Checks a member, then refuses it.
@@ -39,9 +36,6 @@ impl Shape {
             Self::Text => value.text().map(drop),
             Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
             Self::Duration => value.duration().map(drop),
-            Self::Percent => value.parse("a share", "write a percentage such as 20%", |text| {
-                text.strip_suffix('%')?.trim_end().parse::<u8>().ok().filter(|share| *share <= 100).map(drop)
-            }),
             Self::Rate => value.rate().map(drop),
             Self::Address => value.address().map(drop),
             Self::Network => value.parse("a network", "write ADDRESS/BITS, such as 10.0.0.0/8", network),
@@ -66,12 +60,6 @@ impl Shape {
                 }
                 Some(())
             }
-            Self::AnyMembers(shape) => {
-                for (_, _, member) in value.members()? {
-                    shape.check(&member);
-                }
-                Some(())
-            }
         }
     }
 }
@@ -82,21 +70,13 @@ fn network(text: &str) -> Option<()> {
     bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
 }
 
-use Shape::{Address, AnyMembers, Count, Duration, List, Members, Network, OneOf, Percent, Rate, Secret, Text};
+use Shape::{Address, Count, Duration, List, Members, Network, OneOf, Rate, Secret, Text};
 
 pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
-pub(super) const TEXT: Shape = Text;
-pub(super) const DURATION: Shape = Duration;
 pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
-pub(super) const SET_HEADERS: Shape = AnyMembers(&Secret);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
-pub(super) const HEALTH_CHECK: Shape = Members(&[("path", Text), ("interval", Duration)]);
-pub(super) const OUTLIER: Shape = Members(&[("failures", Count), ("eject_for", Duration)]);
-pub(super) const RETRIES: Shape = Members(&[("attempts", Count), ("budget", Percent)]);
-pub(super) const WEIGHTS: Shape = List(&Count);
-pub(super) const CORS: Shape = Members(&[("allowed_origins", List(&Text))]);
 pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);
 pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
 pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::reader::{Map, Value, did_you_mean, shorten};
-use super::tls;
 use super::unbuilt::{self, Shape};
-use crate::config::model::{Endpoint, Environments, Upstream, UpstreamTls};
+use super::{rewriting, tls};
+use crate::config::model::{Endpoint, Environments, HealthCheck, Host, Outlier, Retries, Upstream, UpstreamTls};
 use crate::policy::route::UpstreamId;
 
 const MEMBERS: &[&str] = &[
@@ -27,18 +27,7 @@ const MEMBERS: &[&str] = &[
     "dns_refresh",
 ];
 
-const UNBUILT: &[(&str, Shape)] = &[
-    ("strip_prefix", unbuilt::TEXT),
-    ("add_prefix", unbuilt::TEXT),
-    ("set_headers", unbuilt::SET_HEADERS),
-    ("identity", unbuilt::IDENTITY),
-    ("health_check", unbuilt::HEALTH_CHECK),
-    ("outlier", unbuilt::OUTLIER),
-    ("retries", unbuilt::RETRIES),
-    ("max_requests", unbuilt::COUNT),
-    ("weights", unbuilt::WEIGHTS),
-    ("dns_refresh", unbuilt::DURATION),
-];
+const UNBUILT: &[(&str, Shape)] = &[("identity", unbuilt::IDENTITY)];
 
 pub(super) fn upstreams(value: &Value<'_>, file: &Path) -> Option<Vec<Upstream>> {
     let members = value.members()?;
@@ -58,43 +47,115 @@ pub(super) fn upstreams(value: &Value<'_>, file: &Path) -> Option<Vec<Upstream>>
 }
 
 fn upstream(name: &str, value: &Value<'_>, file: &Path) -> Upstream {
-    let mut upstream = Upstream {
-        name: name.into(),
-        endpoints: Vec::new(),
-        connect_timeout: Duration::from_secs(1),
-        http2: false,
-        tls: UpstreamTls::default(),
-    };
+    let base = file.parent().unwrap_or(Path::new(""));
+    let mut upstream = absent(name);
     let Some(map) = value.mapping(MEMBERS) else { return upstream };
     for (name, shape) in UNBUILT {
         if let Some(value) = map.get(name) {
             unbuilt::refuse::<()>(&value, shape);
         }
     }
-    if let Some(value) = map.get("host")
-        && value.text().is_some_and(|host| host != "preserve")
-    {
-        value.not_yet::<()>("write host: preserve, the default");
-    }
-    upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);
-    upstream.http2 = map.read("http2", false, |value| value.flag());
     upstream.endpoints = endpoints(&map).unwrap_or_default();
+    upstream.http2 = map.read("http2", false, |value| value.flag());
     let encrypted = upstream.endpoints.iter().any(|endpoint| endpoint.encrypted);
     upstream.tls =
         map.read("tls", UpstreamTls::default(), |value| tls::upstream(value, file, encrypted || !map.has("endpoints")));
+    upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);
+    upstream.dns_refresh = map.duration("dns_refresh", upstream.dns_refresh);
+    upstream.host = map.read("host", upstream.host, rewriting::host);
+    upstream.strip_prefix = map.read("strip_prefix", Vec::new(), rewriting::strip_prefix);
+    upstream.add_prefix = map.read("add_prefix", String::new(), rewriting::add_prefix);
+    upstream.set_headers = map.read("set_headers", Vec::new(), |value| rewriting::set_headers(value, base));
+    upstream.health_check = map.get("health_check").and_then(|value| health_check(&value));
+    upstream.outlier = map.read("outlier", upstream.outlier, outlier);
+    upstream.retries = map.read("retries", upstream.retries, retries);
+    upstream.max_requests = map.get("max_requests").and_then(|value| count(&value, 1, u32::MAX));
     upstream
+}
+
+/// An upstream that says nothing of itself.
+fn absent(name: &str) -> Upstream {
+    Upstream {
+        name: name.into(),
+        endpoints: Vec::new(),
+        connect_timeout: Duration::from_secs(1),
+        http2: false,
+        tls: UpstreamTls::default(),
+        dns_refresh: Duration::from_secs(30),
+        host: Host::Preserve,
+        strip_prefix: Vec::new(),
+        add_prefix: String::new(),
+        set_headers: Vec::new(),
+        health_check: None,
+        outlier: Some(Outlier { failures: 5, eject_for: Duration::from_secs(10) }),
+        retries: Retries { attempts: 2, budget: 20 },
+        max_requests: None,
+    }
+}
+
+fn count(value: &Value<'_>, least: u32, most: u32) -> Option<u32> {
+    value.count(least.into(), most.into()).and_then(|count| u32::try_from(count).ok())
+}
+
+fn health_check(value: &Value<'_>) -> Option<HealthCheck> {
+    let map = value.mapping(&["path", "interval"])?;
+    let interval = map.duration("interval", Duration::from_secs(5));
+    let path = map.require("path", "add path: /healthz, or what the backend answers with 2xx")?;
+    let path = path.parse("a path", "write a path that begins with /, such as /healthz", |text| {
+        text.starts_with('/').then(|| text.parse().ok())?
+    })?;
+    Some(HealthCheck { path, interval })
+}
+
+/// `failures: 0` turns it off.
+fn outlier(value: &Value<'_>) -> Option<Option<Outlier>> {
+    let map = value.mapping(&["failures", "eject_for"])?;
+    let failures = map.read("failures", 5, |value| count(value, 0, 1000));
+    let eject_for = map.duration("eject_for", Duration::from_secs(10));
+    Some((failures > 0).then_some(Outlier { failures, eject_for }))
+}
+
+fn retries(value: &Value<'_>) -> Option<Retries> {
+    let map = value.mapping(&["attempts", "budget"])?;
+    let attempts = map.read("attempts", 2, |value| count(value, 0, 10));
+    let budget = map.read("budget", 20, |value| {
+        value.parse("a share", "write a percentage such as 20%", |text| {
+            text.strip_suffix('%')?.trim_end().parse().ok().filter(|share| *share <= 100)
+        })
+    });
+    Some(Retries { attempts, budget })
 }
 
 fn endpoints(map: &Map<'_>) -> Option<Vec<Endpoint>> {
     let value = map.require("endpoints", "add endpoints: [\"http://HOST:PORT\"]")?;
     let endpoints: Vec<_> = value.items()?.iter().map(endpoint).collect();
-    if endpoints.len() > 1 {
-        return value.mistake("more than one endpoint is not enforced by this build yet", "keep one");
-    }
     if endpoints.is_empty() {
         return value.mistake("there is no endpoint", "add \"http://HOST:PORT\"");
     }
-    endpoints.into_iter().collect()
+    let weights = map.get("weights").map(|value| weights(&value, endpoints.len()));
+    let mut endpoints: Vec<Endpoint> = endpoints.into_iter().collect::<Option<_>>()?;
+    for (at, endpoint) in endpoints.iter().enumerate() {
+        if endpoints[..at].contains(endpoint) {
+            return value.mistake(format!("`{}` is there twice", endpoint.authority), "keep one, with a higher weight");
+        }
+    }
+    if let Some(weights) = weights {
+        endpoints.iter_mut().zip(weights?).for_each(|(endpoint, weight)| endpoint.weight = weight);
+    }
+    Some(endpoints)
+}
+
+fn weights(value: &Value<'_>, endpoints: usize) -> Option<Vec<u32>> {
+    let weights: Vec<_> = value.items()?.iter().map(|item| count(item, 0, 1000)).collect();
+    if weights.len() != endpoints {
+        let what = format!("{} for {endpoints} endpoints", weights.len());
+        return value.mistake(what, "give each endpoint one weight, in the same order");
+    }
+    let weights: Vec<u32> = weights.into_iter().collect::<Option<_>>()?;
+    if weights.iter().all(|weight| *weight == 0) {
+        return value.mistake("no endpoint has a weight", "leave one at least that is not 0");
+    }
+    Some(weights)
 }
 
 /// `http://host:port`, or https.
@@ -123,9 +184,9 @@ fn endpoint(value: &Value<'_>) -> Option<Endpoint> {
     match rest.parse::<http::uri::Authority>() {
         Ok(authority) if !authority.host().is_empty() && authority.port_u16() != Some(0) => {
             match authority.port_u16() {
-                Some(_) => Some(Endpoint { authority: rest.into(), encrypted }),
+                Some(_) => Some(Endpoint { authority: rest.into(), encrypted, weight: 1 }),
                 None if authority.port().is_none() && !rest.ends_with(':') => {
-                    Some(Endpoint { authority: format!("{rest}:{usual_port}").into(), encrypted })
+                    Some(Endpoint { authority: format!("{rest}:{usual_port}").into(), encrypted, weight: 1 })
                 }
                 None => value.mistake(format!("`{}` has no valid port", shorten(text)), LIKE),
             }

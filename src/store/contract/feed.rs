@@ -72,6 +72,17 @@ pub(crate) async fn a_replica_of_the_same_name_replaces_its_predecessor(store: A
     assert_eq!(store.replicas().await.unwrap().len(), 2);
 }
 
+pub(crate) async fn a_replica_that_takes_another_name_has_acknowledged_no_more_than_before(store: Arc<dyn Store>) {
+    let first = store.register(replica("r1"), "host:8080".into()).await.unwrap();
+    create(&*store, "k1", "a1").await;
+    assert_eq!(store.register(replica("r1"), "host:8080~r1".into()).await.unwrap(), first);
+    let listed = only(&*store).await;
+    assert_eq!((listed.name.as_str(), listed.acknowledged), ("host:8080~r1", first));
+    // Its old name is free for another one, which starts where the store is now.
+    assert!(store.register(replica("r2"), "host:8080".into()).await.unwrap() > first);
+    assert!(store.heartbeat(replica("r1")).await.unwrap() && store.heartbeat(replica("r2")).await.unwrap());
+}
+
 pub(crate) async fn an_acknowledgement_never_goes_back(store: Arc<dyn Store>) {
     store.register(replica("r1"), "host:8080".into()).await.unwrap();
     let first = create(&*store, "k1", "a1").await;

@@ -55,6 +55,7 @@ macro_rules! store_contract {
             feed::a_change_is_delivered_with_the_revision_its_method_returned,
             feed::a_replica_is_listed_until_it_says_goodbye,
             feed::a_replica_of_the_same_name_replaces_its_predecessor,
+            feed::a_replica_that_takes_another_name_has_acknowledged_no_more_than_before,
             feed::an_acknowledgement_never_goes_back,
             usage::a_batch_counts_once_however_often_it_is_sent,
             usage::a_batch_after_a_gap_counts_and_the_gap_is_told,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::store::{Replica, ReplicaId, Revision, StoreError};
 
@@ -13,11 +13,15 @@ use super::writer::Tx;
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 pub(super) fn register(tx: &Tx<'_>, id: &ReplicaId, name: &str) -> Result<Revision, StoreError> {
-    let newest = changes::newest(tx)?;
+    let known = tx
+        .prepare_cached("SELECT acknowledged FROM replicas WHERE id = ?1")?
+        .query_row([&*id.0], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let acknowledged = known.map_or_else(|| changes::newest(tx), |known| Ok(Revision(known as u64)))?;
     // REPLACE removes a row with the same id as well as one with the same name.
     tx.prepare_cached("REPLACE INTO replicas (id, name, heartbeat_micros, acknowledged) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![&*id.0, name, tx.now_micros() as i64, newest.0 as i64])?;
-    Ok(newest)
+        .execute(params![&*id.0, name, tx.now_micros() as i64, acknowledged.0 as i64])?;
+    Ok(acknowledged)
 }
 
 pub(super) fn heartbeat(tx: &Tx<'_>, id: &ReplicaId) -> Result<bool, StoreError> {

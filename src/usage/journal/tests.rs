@@ -27,7 +27,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
+        let metrics = Arc::new(Metrics::new());
         Self { folder: tempfile::tempdir().unwrap(), clock: HandClock::new(), metrics }
     }
 

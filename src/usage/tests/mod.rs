@@ -88,7 +88,7 @@ impl Fixture {
             config,
             keys,
             clock: HandClock::new(),
-            metrics: Arc::new(Metrics::new(Vec::new(), &[])),
+            metrics: Arc::new(Metrics::new()),
             journal: journal.then(|| folder.path().join("usage/usage.journal")),
             _folder: folder,
             bounds,

@@ -79,7 +79,7 @@ impl World {
     fn start(&mut self) -> Ledger {
         self.lives += 1;
         let journal = Journal::open(&self.path, self.clock.clone()).unwrap();
-        let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
+        let metrics = Arc::new(Metrics::new());
         let bounds = Bounds { batch: 3, ..Bounds::USUAL };
         Ledger::new(ReplicaId(format!("r{}", self.lives).into()), metrics, Some(journal), bounds)
     }

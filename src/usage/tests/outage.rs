@@ -117,7 +117,7 @@ fn measure_full_ledger(name: impl Fn(usize) -> Name) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("usage.journal");
     let open = || Some(Journal::open(&path, HandClock::new()).unwrap());
-    let metrics = Arc::new(Metrics::new(Vec::new(), &[]));
+    let metrics = Arc::new(Metrics::new());
     let bounds = Bounds { resources: usize::MAX, ..Bounds::USUAL };
     let mut ledger = Ledger::new(ReplicaId("r1".into()), metrics.clone(), open(), bounds);
     let (before, start) = (resident(), std::time::Instant::now());

@@ -26,6 +26,7 @@ pub(crate) struct Load {
     target: String,
     connections: usize,
     rate: Option<f64>,
+    fresh: bool,
 }
 
 /// One request, as the client saw it.
@@ -68,6 +69,8 @@ struct Shared {
     aim: AtomicUsize,
     /// Requests begun.
     begun: AtomicUsize,
+    /// Connections that could not be opened.
+    refused: AtomicUsize,
     most: usize,
 }
 
@@ -82,6 +85,7 @@ impl Load {
             target: "/echo/x?bytes=2".to_owned(),
             connections: 30,
             rate: None,
+            fresh: false,
         }
     }
 
@@ -108,6 +112,12 @@ impl Load {
         self
     }
 
+    /// Each request on a connection of its own.
+    pub(crate) fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+
     /// Sends so many requests and returns when all are answered.
     pub(crate) fn send(&self, requests: usize) -> Vec<Shot> {
         self.begin(requests).join()
@@ -126,8 +136,9 @@ impl Load {
     }
 
     fn begin(&self, most: usize) -> Running {
-        let (stop, aim, begun) = (AtomicBool::new(false), AtomicUsize::new(EVERY_KEY), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { stop, aim, begun, most });
+        let (stop, aim) = (AtomicBool::new(false), AtomicUsize::new(EVERY_KEY));
+        let (begun, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { stop, aim, begun, refused, most });
         let start = Instant::now();
         let thread = |index| {
             let (load, shared) = (self.clone(), shared.clone());
@@ -156,6 +167,7 @@ impl Load {
             let connection = match open.take().map_or_else(|| Connection::try_open(self.gateways[gateway]), Ok) {
                 Ok(connection) => open.insert(connection),
                 Err(_) => {
+                    shared.refused.fetch_add(1, Ordering::Relaxed);
                     gateway = (gateway + 1) % self.gateways.len();
                     std::thread::sleep(PAUSE);
                     continue;
@@ -176,7 +188,7 @@ impl Load {
             let closes = answer.as_ref().is_none_or(|answer| answer.head.all("connection").contains(&"close"));
             let answer = answer.map(|answer| Answer::of(&answer));
             shots.push(Shot { gateway, key, sent, answered: Instant::now(), answer });
-            if closes {
+            if closes || self.fresh {
                 open = None;
             }
         }
@@ -193,6 +205,11 @@ impl Running {
     /// Requests begun so far.
     pub(crate) fn begun(&self) -> usize {
         self.shared.begun.load(Ordering::Relaxed)
+    }
+
+    /// Connections that could not be opened so far.
+    pub(crate) fn refused(&self) -> usize {
+        self.shared.refused.load(Ordering::Relaxed)
     }
 
     /// Waits for what is under way.

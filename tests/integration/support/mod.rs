@@ -11,6 +11,7 @@
 
 mod backend;
 mod clock;
+mod flapping;
 mod http;
 pub(crate) mod http2;
 mod http2_backend;
@@ -25,6 +26,7 @@ mod transport;
 
 pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
+pub(crate) use flapping::Flapping;
 pub(crate) use http::{Connection, Response};
 pub(crate) use http2_backend::Http2Wire;
 pub(crate) use key::Key;
@@ -32,6 +34,6 @@ pub(crate) use load::{Load, Running, Shot, count, percentile, statuses};
 pub(crate) use long::{PATIENCE, is_long, seconds, sized};
 pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;
-pub(crate) use stand::{Gateway, Stand, cli};
+pub(crate) use stand::{Gateway, Layout, Stand, cli};
 pub(crate) use tally::Tally;
 pub(crate) use transport::{TlsClient, Transport};

@@ -151,8 +151,16 @@ impl Gateway {
 
     /// The same, with these variables in its environment.
     pub(crate) fn start_in(name: &str, folder: &Path, config: &Path, variables: &[(&str, &str)]) -> Self {
-        let arguments = ["run", "-c", config.to_str().unwrap()];
-        let mut process = Process::start_in(name, folder, &arguments, variables);
+        Self::run(name, folder, &["run", "-c", config.to_str().unwrap()], variables)
+    }
+
+    /// In the place of the process that has the address of this file.
+    pub(crate) fn take_over(name: &str, folder: &Path, config: &Path) -> Self {
+        Self::run(name, folder, &["run", "--take-over", "-c", config.to_str().unwrap()], &[])
+    }
+
+    fn run(name: &str, folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut process = Process::start_in(name, folder, arguments, variables);
         let (public, admin) = process.await_output("the line that says it serves", |process| {
             let stderr = process.stderr();
             let line = stderr.lines().find(|line| line.contains(" serving "))?;

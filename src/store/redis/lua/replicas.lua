@@ -22,7 +22,8 @@ if what == 'register' then
   each(function(other, _, _, name)
     if name == ARGV[4] then redis.call('HDEL', rows, other) end
   end)
-  local revision = redis.call('GET', A .. 'rev') or '0'
+  local row = redis.call('HGET', rows, id)
+  local revision = row and select(2, split(row)) or redis.call('GET', A .. 'rev') or '0'
   redis.call('HSET', rows, id, now .. ' ' .. revision .. ' ' .. ARGV[4])
   return revision
 elseif what == 'heartbeat' then

@@ -1,0 +1,136 @@
+//! Hot reload: looks at the file, compiles what changed, and takes it into force or says why not.
+//!
+//! A thread of its own, because reading and compiling block. The **content** is looked at, not a time or an inode: so an editor that
+//! writes anew, one that renames, and the symbolic links of a Kubernetes ConfigMap are all the same. A change is taken when two looks
+//! found the same, so that nobody's half-written file counts; SIGHUP takes what is there at once.
+//!
+//! A file that does not compile changes nothing. What it takes to apply one is [`plan`] and a few stores: a request in flight keeps
+//! the snapshot it began with.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use crate::config::diagnostic::{ConfigError, Diagnostic};
+use crate::config::model::Config;
+use crate::config::reload::{Reload, plan};
+use crate::gateway::Shared;
+use crate::server::FrontTls;
+
+/// How often the file is looked at. A change is in force after two looks and a compilation: well within a second.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Compiles what was read from the file.
+pub type Compile = Box<dyn Fn(io::Result<Vec<u8>>) -> Result<(Config, Vec<Diagnostic>), ConfigError> + Send>;
+
+/// What a look found: the digest of the content, or why there is none.
+type Found = Result<[u8; 32], io::ErrorKind>;
+
+/// Wakes the thread.
+#[derive(Debug)]
+pub(super) struct Reloader(Sender<()>);
+
+struct Watch {
+    path: PathBuf,
+    compile: Compile,
+    shared: Arc<Shared>,
+    tls: Option<Arc<FrontTls>>,
+    /// What is in force, or was refused last.
+    judged: Found,
+    /// A change that one look has found.
+    seen: Option<Found>,
+}
+
+impl Reloader {
+    /// Begins to look. The thread ends when this is dropped.
+    pub(super) fn start(shared: Arc<Shared>, tls: Option<Arc<FrontTls>>, compile: Compile) -> io::Result<Self> {
+        let (wake, woken) = channel();
+        let config = shared.config();
+        note_success(&shared);
+        let watch = Watch { path: config.source.clone(), judged: Ok(config.digest), seen: None, compile, tls, shared };
+        std::thread::Builder::new().name("reload".into()).spawn(move || watch.run(&woken))?;
+        Ok(Self(wake))
+    }
+
+    /// Takes the file as it is now.
+    pub(super) fn reload(&self) {
+        // The thread ends only after this does.
+        let _ = self.0.send(());
+    }
+}
+
+impl Watch {
+    fn run(mut self, woken: &Receiver<()>) {
+        loop {
+            match woken.recv_timeout(LOOK) {
+                Ok(()) => self.take(std::fs::read(&self.path)),
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let read = std::fs::read(&self.path);
+        let found = found(&read);
+        if found == self.judged {
+            self.seen = None;
+        } else if self.seen.replace(found) == Some(found) {
+            self.take(read);
+        }
+    }
+
+    fn take(&mut self, read: io::Result<Vec<u8>>) {
+        (self.judged, self.seen) = (found(&read), None);
+        match (self.compile)(read) {
+            Ok((config, warnings)) => self.apply(config, &warnings),
+            Err(error) => {
+                error.0.iter().for_each(|diagnostic| tracing::error!("{diagnostic}"));
+                self.refuse();
+            }
+        }
+    }
+
+    fn apply(&self, config: Config, warnings: &[Diagnostic]) {
+        let shared = &self.shared;
+        let old = shared.config();
+        let Reload { config, changes, restart } = plan(&old, config);
+        // The one thing that can still go wrong, so it comes first.
+        if let (Some(tls), Some(settings)) = (&self.tls, &config.listen.tls)
+            && old.listen.tls != config.listen.tls
+            && let Err(error) = tls.reconfigure(settings)
+        {
+            tracing::error!("listen.public.tls: {error}");
+            return self.refuse();
+        }
+        shared.limiter.set_outage_quota(config.store.outage_quota);
+        shared.reload(config);
+        shared.metrics.reloads.applied.increment(1);
+        shared.metrics.reloads.restart_needed.set(f64::from(u8::from(!restart.is_empty())));
+        note_success(shared);
+        let file = self.path.display();
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        tracing::info!(%file, "configuration reloaded; {changes}");
+        if !restart.is_empty() {
+            let members = restart.join(", ");
+            tracing::warn!(%file, "not taken up before a restart, their old values stay in force: {members}");
+        }
+    }
+
+    fn refuse(&self) {
+        self.shared.metrics.reloads.refused.increment(1);
+        self.shared.metrics.reloads.stale.set(1.0);
+        tracing::error!(file = %self.path.display(), "configuration refused; what was in force stays in force");
+    }
+}
+
+fn found(read: &io::Result<Vec<u8>>) -> Found {
+    read.as_ref().map(|bytes| *blake3::hash(bytes).as_bytes()).map_err(io::Error::kind)
+}
+
+fn note_success(shared: &Shared) {
+    shared.metrics.reloads.stale.set(0.0);
+    shared.metrics.reloads.last_success.set(shared.clock.wall().unix_seconds() as f64);
+}

@@ -1,0 +1,206 @@
+//! The gate between a socket and hyper: follows a stream of messages and says how many octets are beyond doubt.
+//!
+//! What passes stays where it was read. Only the beginning of a head is held back, until the rest has come; and nothing
+//! follows a message that was refused.
+
+use super::Fault;
+use super::chunk::Chunks;
+use super::head::Head;
+
+/// How a body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// None.
+    None,
+    /// So many octets.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// All that comes until the connection ends.
+    ToClose,
+}
+
+/// What hyper reads in the place of a message that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing(pub(super) &'static [u8]);
+
+/// What tells requests from answers.
+pub trait Messages {
+    /// What is kept of a message that is refused.
+    type Refused;
+
+    /// Reads on in a head, which begins with the first of `octets`; the framing of its body, once the head is whole.
+    fn scan(&mut self, head: &mut Head, octets: &[u8]) -> Result<Option<Body>, Fault>;
+
+    /// A message that begins with these octets is refused, and nothing of it was handed on.
+    fn refuse(&mut self, fault: Fault, octets: &[u8]) -> (Self::Refused, Standing);
+
+    /// Octets and fields that trailers may have.
+    fn trailer_limits(&self) -> (usize, usize);
+}
+
+/// Follows the messages of one direction of a connection.
+#[derive(Debug)]
+pub struct Gate<M: Messages> {
+    /// How they are judged.
+    pub messages: M,
+    at: At,
+    head: Head,
+    /// Octets that could not pass where they were read: first those that may by now, then the beginning of a head.
+    held: Vec<u8>,
+    /// How many of `held` may pass.
+    ready: usize,
+    refused: Option<M::Refused>,
+}
+
+#[derive(Debug)]
+enum At {
+    Head,
+    Length(u64),
+    Chunks(Chunks),
+    ToClose,
+    /// Nothing passes any more: a message was refused as a whole.
+    Refused,
+    /// Nothing passes any more: a message broke whose head has passed.
+    Broken,
+}
+
+impl<M: Messages> Gate<M> {
+    /// At the beginning of a connection.
+    pub fn new(messages: M) -> Self {
+        Self { messages, at: At::Head, head: Head::default(), held: Vec::new(), ready: 0, refused: None }
+    }
+
+    /// Judges octets that were just read. So many of them, from the first on, may pass where they are; what may pass of the
+    /// others is [`Self::ready`].
+    pub fn sift(&mut self, octets: &[u8]) -> usize {
+        if self.held.is_empty() {
+            let passed = self.follow(octets);
+            if matches!(self.at, At::Head) {
+                self.held.extend_from_slice(&octets[passed..]);
+            }
+            return passed;
+        }
+        let mut held = std::mem::take(&mut self.held);
+        held.extend_from_slice(octets);
+        let waiting = self.ready;
+        let passed = waiting + self.follow(&held[waiting..]);
+        if !matches!(self.at, At::Head) {
+            held.truncate(passed);
+        }
+        // Behind what passes comes the stand-in for what does not, if there is one.
+        self.ready = passed + self.held.len();
+        held.append(&mut self.held);
+        self.held = held;
+        0
+    }
+
+    /// Held octets that may pass now.
+    pub fn ready(&self) -> &[u8] {
+        &self.held[..self.ready]
+    }
+
+    /// So many of [`Self::ready`] were handed on.
+    pub fn took(&mut self, count: usize) {
+        self.held.drain(..count);
+        self.ready -= count;
+        if self.held.is_empty() {
+            // Rare, so the room is not kept: an idle connection holds none.
+            self.held = Vec::new();
+        }
+    }
+
+    /// The message that was refused, once.
+    pub fn take_refused(&mut self) -> Option<M::Refused> {
+        self.refused.take()
+    }
+
+    /// Nothing will pass any more.
+    pub fn is_shut(&self) -> bool {
+        matches!(self.at, At::Refused | At::Broken)
+    }
+
+    /// A message broke after its head had passed.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.at, At::Broken)
+    }
+
+    /// Between two messages, and nothing of the next one has come.
+    pub fn is_between(&self) -> bool {
+        matches!(self.at, At::Head) && self.held.is_empty()
+    }
+
+    /// The beginning of a head is held until the rest comes.
+    pub fn holds_head(&self) -> bool {
+        matches!(self.at, At::Head) && self.held.len() > self.ready
+    }
+
+    /// Follows the messages through these octets; how many may pass.
+    fn follow(&mut self, octets: &[u8]) -> usize {
+        let mut at = 0;
+        // Where the message began whose end has not come: if here, it can still be refused as a whole.
+        let mut began = None;
+        while at < octets.len() {
+            let step = match &mut self.at {
+                At::Head => {
+                    began = Some(at);
+                    match self.messages.scan(&mut self.head, &octets[at..]) {
+                        Ok(None) => return at,
+                        Ok(Some(body)) => {
+                            let end = std::mem::take(&mut self.head).end();
+                            self.begin(body);
+                            Ok(end)
+                        }
+                        Err(fault) => Err((0, fault)),
+                    }
+                }
+                At::Length(left) => {
+                    let here = (*left).min((octets.len() - at) as u64);
+                    *left -= here;
+                    if *left == 0 {
+                        self.at = At::Head;
+                    }
+                    Ok(here as usize)
+                }
+                At::Chunks(chunks) => {
+                    let step = chunks.advance(&octets[at..]);
+                    if chunks.is_done() {
+                        self.at = At::Head;
+                    }
+                    step
+                }
+                At::ToClose => Ok(octets.len() - at),
+                At::Refused | At::Broken => return at,
+            };
+            match (step, began) {
+                (Ok(taken), _) => at += taken,
+                (Err((_, fault)), Some(began)) => {
+                    self.refuse(fault, &octets[began..]);
+                    return began;
+                }
+                (Err((good, _)), None) => {
+                    self.at = At::Broken;
+                    return at + good;
+                }
+            }
+        }
+        at
+    }
+
+    fn begin(&mut self, body: Body) {
+        self.at = match body {
+            Body::None => At::Head,
+            Body::Length(length) => At::Length(length),
+            Body::Chunked => At::Chunks(Chunks::new(self.messages.trailer_limits())),
+            Body::ToClose => At::ToClose,
+        };
+    }
+
+    fn refuse(&mut self, fault: Fault, octets: &[u8]) {
+        let (refused, Standing(stand_in)) = self.messages.refuse(fault, octets);
+        self.refused = Some(refused);
+        self.at = At::Refused;
+        self.held.extend_from_slice(stand_in);
+        self.ready = self.held.len();
+    }
+}

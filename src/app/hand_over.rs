@@ -22,12 +22,19 @@ pub(super) struct HandOver {
     presence: Arc<Presence>,
     /// `None`: not any more. Closed with the listeners, or their queues would stay open and nobody accept.
     sockets: Mutex<Option<Sockets>>,
+    /// Who has them. It waits for the end of this line, which is to be the end of this process.
+    successor: Mutex<Option<Successor>>,
     done: watch::Sender<bool>,
 }
 
 impl HandOver {
     pub(super) fn new(presence: Arc<Presence>, sockets: Option<Sockets>) -> Arc<Self> {
-        Arc::new(Self { presence, sockets: Mutex::new(sockets), done: watch::Sender::new(false) })
+        Arc::new(Self {
+            presence,
+            sockets: Mutex::new(sockets),
+            successor: Mutex::default(),
+            done: watch::Sender::new(false),
+        })
     }
 
     /// Waits until another process serves on our sockets.
@@ -85,8 +92,10 @@ impl HandOver {
             if let Err(error) = control.block_on(self.presence.step_back()) {
                 tracing::warn!(%error, "the store could not be told");
             }
+            return false;
         }
-        taken
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
+        true
     }
 }
 

@@ -37,10 +37,30 @@ struct Watch {
     compile: Compile,
     shared: Arc<Shared>,
     tls: Option<Arc<FrontTls>>,
+    looks: Looks,
+}
+
+/// What was found so far.
+struct Looks {
     /// What is in force, or was refused last.
     judged: Found,
     /// A change that one look has found.
     seen: Option<Found>,
+}
+
+impl Looks {
+    /// Whether this is to be judged: it is another one, and was the same the last time.
+    fn are_settled(&mut self, found: Found) -> bool {
+        if found == self.judged {
+            self.seen = None;
+            return false;
+        }
+        self.seen.replace(found) == Some(found)
+    }
+
+    fn judge(&mut self, found: Found) {
+        *self = Self { judged: found, seen: None };
+    }
 }
 
 impl Reloader {
@@ -49,7 +69,13 @@ impl Reloader {
         let (wake, woken) = channel();
         let config = shared.config();
         note_success(&shared);
-        let watch = Watch { path: config.source.clone(), judged: Ok(config.digest), seen: None, compile, tls, shared };
+        let watch = Watch {
+            path: config.source.clone(),
+            looks: Looks { judged: Ok(config.digest), seen: None },
+            compile,
+            tls,
+            shared,
+        };
         std::thread::Builder::new().name("reload".into()).spawn(move || watch.run(&woken))?;
         Ok(Self(wake))
     }
@@ -74,16 +100,13 @@ impl Watch {
 
     fn look(&mut self) {
         let read = std::fs::read(&self.path);
-        let found = found(&read);
-        if found == self.judged {
-            self.seen = None;
-        } else if self.seen.replace(found) == Some(found) {
+        if self.looks.are_settled(found(&read)) {
             self.take(read);
         }
     }
 
     fn take(&mut self, read: io::Result<Vec<u8>>) {
-        (self.judged, self.seen) = (found(&read), None);
+        self.looks.judge(found(&read));
         match (self.compile)(read) {
             Ok((config, warnings)) => self.apply(config, &warnings),
             Err(error) => {
@@ -133,4 +156,24 @@ fn found(read: &io::Result<Vec<u8>>) -> Found {
 fn note_success(shared: &Shared) {
     shared.metrics.reloads.stale.set(0.0);
     shared.metrics.reloads.last_success.set(shared.clock.wall().unix_seconds() as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_counts_when_two_looks_have_found_the_same() {
+        let (old, half, new) = (Ok([0; 32]), Ok([1; 32]), Ok([2; 32]));
+        let gone = Err(io::ErrorKind::NotFound);
+        let mut looks = Looks { judged: old, seen: None };
+        let mut look = |found: Found| looks.are_settled(found);
+        assert!(!look(old) && !look(half) && !look(new) && look(new));
+        // An editor that removes before it writes.
+        assert!(!look(old) && !look(gone) && !look(new) && look(new));
+        // Back to what it was, in the middle of something: as if nothing had been.
+        assert!(!look(half) && !look(old) && !look(half));
+        looks.judge(new);
+        assert!(!looks.are_settled(new) && !looks.are_settled(gone) && looks.are_settled(gone));
+    }
 }

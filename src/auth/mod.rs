@@ -13,6 +13,7 @@
 
 mod flight;
 mod front;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,11 +21,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use front::Front;
+pub use watch::{Ended, KeyWatch};
 
 use flight::Flight;
 use moka::Expiry;
 use moka::sync::Cache;
 use rustc_hash::FxBuildHasher;
+use watch::Watchers;
 
 use crate::clock::Clock;
 use crate::config::model::Config;
@@ -86,6 +89,7 @@ pub struct Authenticator {
     metrics: Arc<Metrics>,
     cache: Cache<KeyHash, Cached, FxBuildHasher>,
     index: Mutex<Index>,
+    watchers: Watchers,
     /// Grows after every removal from the cache: copies from before it count no more.
     generation: AtomicU64,
     feed_up: AtomicBool,
@@ -136,6 +140,7 @@ impl Authenticator {
             metrics,
             cache,
             index: Mutex::default(),
+            watchers: Watchers::default(),
             generation: AtomicU64::new(0),
             feed_up: AtomicBool::new(true),
             feed_heard: AtomicU64::new(start),
@@ -280,6 +285,7 @@ impl Authenticator {
                     }
                 }
                 self.generation.fetch_add(1, Ordering::AcqRel);
+                self.watchers.tell(changes);
             }
             FeedItem::Lost => self.feed_up.store(false, Ordering::Release),
             FeedItem::Restored(_) => {
@@ -291,6 +297,7 @@ impl Authenticator {
                 self.contact(now);
                 self.feed_heard.store(now.0, Ordering::Release);
                 self.feed_up.store(true, Ordering::Release);
+                self.watchers.tell_all();
             }
         }
     }
@@ -360,3 +367,5 @@ impl std::fmt::Debug for Authenticator {
 mod outage_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watch_tests;

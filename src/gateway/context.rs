@@ -23,13 +23,19 @@ use crate::policy::headers;
 use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
 use crate::policy::route::{Route, RouteId};
+use crate::policy::websocket::Handshake;
 use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
 use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
-use crate::upstream::Progress;
+use crate::upstream::{Aside, Progress};
 use crate::usage::Hit;
 use crate::wire::http1::Refused;
+
+/// Of a connection's gate: between two requests, nothing of the next one has come.
+const BETWEEN: u8 = 2;
+/// Of a connection's gate: the beginning of a head is held. Its time runs also while it waits behind a request.
+const IN_HEAD: u8 = 1;
 
 /// A client connection.
 #[derive(Debug)]
@@ -44,13 +50,22 @@ pub struct ConnInfo {
     forwarded_node: String,
     /// `Forwarded` of the first Host that came on this connection, which is nearly always the only one.
     forwarded: OnceLock<(HeaderValue, HeaderValue)>,
+    /// For interim responses.
+    pub aside: Aside,
     linger: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
     /// What the gate on its octets refused, if it did: the last request of the connection.
     refused: OnceLock<Refused>,
-    /// The beginning of a head has come and is held.
-    head_begun: AtomicBool,
+    /// Where its gate stands: [`BETWEEN`], [`IN_HEAD`] or 0.
+    gate: AtomicU8,
+    answered: AtomicU64,
+    /// It has been idle for a moment: it is to give up what it needs only while it serves.
+    to_rest: AtomicBool,
+    /// It has done so.
+    resting: AtomicBool,
+    /// The connection is to be woken when the request that is being served has ended.
+    waits: AtomicBool,
     /// [`Phase`] and when it began.
     phase: AtomicU8,
     since: AtomicU64,
@@ -96,11 +111,16 @@ impl ConnInfo {
             secure,
             forwarded_node,
             forwarded: OnceLock::new(),
+            aside: Aside::default(),
             linger: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
             refused: OnceLock::new(),
-            head_begun: AtomicBool::new(false),
+            gate: AtomicU8::new(BETWEEN),
+            to_rest: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now.0),
             in_flight: AtomicU32::new(0),
@@ -164,9 +184,19 @@ impl ConnInfo {
         self.in_flight.store(left, Ordering::Relaxed);
         if left == 0 {
             // Of a request that was pipelined behind this one, a part may have come.
-            let begun = self.head_begun.load(Ordering::Relaxed);
+            let begun = self.gate.load(Ordering::Relaxed) == IN_HEAD;
             self.enter(if begun { Phase::Head } else { Phase::Idle }, now);
         }
+        self.answered.store(self.answered() + 1, Ordering::Relaxed);
+        if self.waits.load(Ordering::Relaxed) {
+            self.waits.store(false, Ordering::Relaxed);
+            self.wake();
+        }
+    }
+
+    /// Who is to be woken for this connection. A task has one waker for life.
+    pub fn is_driven_by(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
     }
 
     /// It speaks HTTP/2: many requests at once, and heads are told of by [`Self::in_head`].
@@ -223,8 +253,10 @@ impl ConnInfo {
             Some(_) => make(),
             None => {
                 let value = make()?;
+                // A copy: the field itself is a part of what was read, all of which it would keep for as long as the connection.
+                let host = HeaderValue::from_bytes(host.as_bytes()).ok()?;
                 // Whoever comes second finds the first one's: either will do.
-                let _ = self.forwarded.set((host.clone(), value.clone()));
+                let _ = self.forwarded.set((host, value.clone()));
                 Some(value)
             }
         }
@@ -233,6 +265,10 @@ impl ConnInfo {
     /// Asks the connection to end after the request in flight.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -260,11 +296,43 @@ impl ConnInfo {
         self.refused.get().filter(|_| head.version == Version::HTTP_11 && !head.headers.contains_key(HOST))
     }
 
-    /// Whether the beginning of a head is held until the rest comes: its time runs also while it waits behind a request.
-    pub fn holds_head(&self, holds: bool) {
-        if self.head_begun.load(Ordering::Relaxed) != holds {
-            self.head_begun.store(holds, Ordering::Relaxed);
+    /// How many requests have been answered to their end.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// What came behind the request that is being served waits for its end.
+    pub fn wake_when_answered(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Relaxed);
+    }
+
+    /// Where its gate stands after octets came: between two requests, or with the beginning of a head that is held.
+    pub fn gate_stands(&self, between: bool, in_head: bool) {
+        self.gate.store(if between { BETWEEN } else { u8::from(in_head) * IN_HEAD }, Ordering::Relaxed);
+    }
+
+    /// Asks an idle connection to give up its buffers until octets come; again and again, for one may not be able to yet.
+    pub fn rest(&self) {
+        if !self.resting.load(Ordering::Relaxed) {
+            self.to_rest.store(true, Ordering::Relaxed);
+            self.wake();
         }
+    }
+
+    /// Whether it waits as a bare socket.
+    pub fn rests(&self, resting: bool) {
+        self.to_rest.store(false, Ordering::Relaxed);
+        self.resting.store(resting, Ordering::Relaxed);
+    }
+
+    /// Since when it has been idle, if [`Self::rest`] was called and nothing is under way: no request, no octets, no write.
+    pub fn rests_since(&self) -> Option<Mono> {
+        if !self.to_rest.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (phase, since) = self.phase();
+        let quiet = self.stalled.load(Ordering::Relaxed) == 0 && self.gate.load(Ordering::Relaxed) == BETWEEN;
+        (phase == Phase::Idle && quiet).then_some(since)
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a
@@ -286,6 +354,8 @@ pub struct Inbound {
     pub head: Parts,
     /// The body, until somebody takes it.
     pub body: Option<Incoming>,
+    /// A WebSocket is asked for.
+    pub handshake: Option<Handshake>,
 }
 
 /// What is learnt of a request on its way.
@@ -382,6 +452,11 @@ impl RequestRecord {
         }
     }
 
+    /// What all workers share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Wall-clock time at which the request began.
     pub fn time(&self) -> Timestamp {
         self.time
@@ -396,6 +471,11 @@ impl RequestRecord {
     /// The body was read here, this many bytes of it.
     pub fn held(&mut self, bytes: u64) {
         self.held = bytes;
+    }
+
+    /// So many more bytes were received, of no body.
+    pub fn received(&mut self, bytes: u64) {
+        self.held += bytes;
     }
 
     /// A body was begun to be forwarded and has not been read to its end.

@@ -6,8 +6,10 @@ pub mod context;
 mod head;
 mod http2;
 mod inspect;
+mod lasting;
 mod management;
 pub mod respond;
+pub mod upgrade;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -35,6 +37,7 @@ use crate::policy::headers::{self, Origin, QuotaFields};
 use crate::policy::key::Environment;
 use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::route::{Access, Route};
+use crate::policy::websocket::{Handshake, set_upgrade};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
@@ -159,7 +162,7 @@ impl Gateway {
     ) -> Result<Response<RecordedBody>, Infallible> {
         let snapshot = self.snapshot();
         let (head, body) = request.into_parts();
-        let mut inbound = Inbound { head, body: Some(body) };
+        let mut inbound = Inbound { head, body: Some(body), handshake: None };
         let mut record = Box::new(RequestRecord::start(&self.shared, &snapshot, conn, &inbound.head));
         let cross_origin =
             snapshot.config.cors.as_ref().map(|cors| cors.look(&inbound.head.method, &inbound.head.headers));
@@ -204,6 +207,7 @@ impl Gateway {
             // Boxed: rare, and large enough to weigh on every request's future.
             return Box::pin(self.manage(config, call, conn, inbound, record)).await;
         }
+        inbound.handshake = Handshake::requested(&inbound.head)?;
         let found = config.routes.find(&inbound.head.method, &path)?;
         record.matched(&found.route);
         head::check_declared_body(&inbound.head, head::body_limit(&found.route, &config.limits))?;
@@ -278,6 +282,9 @@ impl Gateway {
         let profile = permit.grant().profile().map(|profile| &**profile);
         let request_id = origin.request_id.clone();
         headers::for_upstream(&mut fields, origin, profile, quota.as_ref(), route.forward_authorization);
+        if let Some(handshake) = &inbound.handshake {
+            handshake.ask(&mut fields);
+        }
         let body = request_body(config, held, &route, inbound, record);
         let request = head::for_upstream(&inbound.head, fields, body, upstreams.authority(upstream));
 
@@ -288,6 +295,8 @@ impl Gateway {
             since: sent,
             response: route.response_timeout.unwrap_or(config.timeouts.response),
             idle: route.idle_timeout.unwrap_or(config.timeouts.idle),
+            upgrade: inbound.handshake.is_some(),
+            aside: (inbound.head.version == Version::HTTP_11).then_some(&conn.aside),
         };
         let progress = record.progress.clone();
         let answer = upstreams.forward(upstream, request, progress.as_ref(), limits).await;
@@ -295,14 +304,19 @@ impl Gateway {
         record.upstream_ms = Some(waited * 1000.0);
         upstreams.metrics(upstream).duration.record(waited);
 
-        let mut response = answer
-            .map_err(|error| {
-                self.upstream_failed(error, upstreams.metrics(upstream), head::body_limit(&route, &config.limits))
-            })?
-            .map(ProxyBody::Upstream);
+        let failed =
+            |error| self.upstream_failed(error, upstreams.metrics(upstream), head::body_limit(&route, &config.limits));
+        let answer = answer.map_err(failed)?;
+        let mut response = match &inbound.handshake {
+            Some(handshake) => Box::pin(upgrade::agree(handshake, answer, limits.idle)).await.map_err(failed)?,
+            None => answer.map(ProxyBody::Upstream),
+        };
         headers::for_client(response.headers_mut(), request_id, quota);
         // A gateway speaks for itself, whatever version its backend spoke (RFC 9110 section 2.5).
         *response.version_mut() = Version::HTTP_11;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            set_upgrade(response.headers_mut());
+        }
         Ok(response)
     }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -22,9 +23,12 @@ use serde_json::json;
 
 use super::GatewayError;
 use super::context::{ConnInfo, Inbound, RequestRecord};
+use super::lasting::{self, Revoked};
+use super::upgrade::{Switching, Tunnel};
 use crate::limit::Permit;
 use crate::policy::headers::{X_REQUEST_ID, set_management_rate, set_quota};
 use crate::policy::rejection::{Problem, Rejection};
+use crate::policy::websocket::set_upgrade;
 use crate::upstream::{BodyError, UpstreamBody, UpstreamError};
 
 /// The body of an answer. Concrete, so that nothing is boxed on the way.
@@ -34,6 +38,8 @@ pub enum ProxyBody {
     Own(Bytes),
     /// The upstream's, as it comes.
     Upstream(UpstreamBody),
+    /// None: of a 101, behind which another protocol is spoken.
+    Switched(Box<Switching>),
 }
 
 /// The status of a refusal that had to be told in another way.
@@ -41,16 +47,37 @@ pub enum ProxyBody {
 struct Told(StatusCode);
 
 /// A body with the record of its request, which ends when the body does, however that is.
-#[derive(Debug)]
 pub struct RecordedBody {
     body: ProxyBody,
-    record: Box<RequestRecord>,
+    /// Until a tunnel takes it over.
+    record: Option<Box<RequestRecord>>,
+    /// Of an answer that is waited for: whether its key is still good.
+    revoked: Option<Revoked>,
+}
+
+impl std::fmt::Debug for RecordedBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordedBody").field("body", &self.body).finish_non_exhaustive()
+    }
 }
 
 /// Hangs the record on the answer.
 pub fn attach(response: Response<ProxyBody>, mut record: Box<RequestRecord>) -> Response<RecordedBody> {
     record.status = response.extensions().get::<Told>().map_or(response.status(), |told| told.0).as_u16();
-    response.map(|body| RecordedBody { body, record })
+    response.map(|body| RecordedBody { body, record: Some(record), revoked: None })
+}
+
+impl RecordedBody {
+    /// Behind a 101: what is to be done with the connection.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match std::mem::replace(&mut self.body, ProxyBody::Own(Bytes::new())) {
+            ProxyBody::Switched(switching) => self.record.take().map(|record| Tunnel::new(*switching, record)),
+            body => {
+                self.body = body;
+                None
+            }
+        }
+    }
 }
 
 impl Body for RecordedBody {
@@ -60,21 +87,33 @@ impl Body for RecordedBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = match &mut this.body {
+            ProxyBody::Switched(_) => Poll::Ready(None),
             ProxyBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             ProxyBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             ProxyBody::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
+        let Some(record) = &mut this.record else { return polled };
+        if polled.is_pending() && this.revoked.is_none() {
+            this.revoked = lasting::watch(record, lasting::LASTS);
+        }
+        if let Some(revoked) = &mut this.revoked
+            && let Poll::Ready(ended) = revoked.as_mut().poll(cx)
+        {
+            // The connection breaks, as below; nobody looks at the error.
+            record.status = record.ended(ended).status;
+            record.complete = true;
+            *this = Self { body: ProxyBody::Own(Bytes::new()), record: this.record.take(), revoked: None };
+            return Poll::Ready(Some(Err(BodyError::Gone)));
+        }
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64)
-            }
+            Poll::Ready(Some(Ok(frame))) => record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
             // Past the head no other answer can be given: the connection breaks, and the log says who broke it.
             Poll::Ready(Some(Err(_))) => {
-                this.record.status = StatusCode::BAD_GATEWAY.as_u16();
-                this.record.code = Some("upstream_broke_off");
-                this.record.complete = true;
+                record.status = StatusCode::BAD_GATEWAY.as_u16();
+                record.code = Some("upstream_broke_off");
+                record.complete = true;
             }
-            Poll::Ready(None) => this.record.complete = true,
+            Poll::Ready(None) => record.complete = true,
             Poll::Pending => {}
         }
         polled
@@ -84,6 +123,7 @@ impl Body for RecordedBody {
         match &self.body {
             ProxyBody::Own(bytes) => bytes.is_empty(),
             ProxyBody::Upstream(body) => body.is_end_stream(),
+            ProxyBody::Switched(_) => true,
         }
     }
 
@@ -91,6 +131,7 @@ impl Body for RecordedBody {
         match &self.body {
             ProxyBody::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             ProxyBody::Upstream(body) => body.size_hint(),
+            ProxyBody::Switched(_) => SizeHint::with_exact(0),
         }
     }
 }
@@ -98,8 +139,9 @@ impl Body for RecordedBody {
 impl Drop for RecordedBody {
     fn drop(&mut self) {
         // hyper does not poll a body that says it is at its end; for HEAD it polls none at all.
-        if self.is_end_stream() || self.record.is_head() {
-            self.record.complete = true;
+        let at_end = self.is_end_stream();
+        if let Some(record) = self.record.as_mut().filter(|record| at_end || record.is_head()) {
+            record.complete = true;
         }
     }
 }
@@ -128,6 +170,10 @@ pub fn render(
     }
     if let GatewayError::Rejected(Rejection::MethodNotAllowed(allow)) = &error {
         insert(&mut headers, ALLOW, allow);
+    }
+    if matches!(&error, GatewayError::Rejected(Rejection::WebSocketVersion)) {
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        set_upgrade(&mut headers);
     }
     if let Some(seconds) = error.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -37,6 +37,13 @@ pub struct KeyProfile {
     pub identity: Vec<(http::HeaderName, HeaderValue)>,
 }
 
+impl KeyProfile {
+    /// When it ends, if it does: the key, or the secret that was presented.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        [self.record.expires_at, self.secret_expires_at].into_iter().flatten().min()
+    }
+}
+
 /// A key that is known, whose account is active, that is enabled and not expired. `None` inside: no key came.
 #[derive(Debug, Clone)]
 pub struct Authenticated(Option<Arc<KeyProfile>>);
@@ -55,7 +62,7 @@ impl Authenticated {
         if profile.record.disabled {
             return Err(Rejection::DisabledKey);
         }
-        match [profile.record.expires_at, profile.secret_expires_at].into_iter().flatten().min() {
+        match profile.expires_at() {
             Some(at) if at <= now => Err(Rejection::ExpiredKey(at)),
             _ => Ok(Self(Some(profile))),
         }
@@ -158,6 +165,12 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Walks the same chain again with what is known of the key by now: an answer that lasts needs a grant that lasts.
+    pub fn renew(&self, profile: Arc<KeyProfile>, now: Timestamp) -> Result<Self, Rejection> {
+        let scoped = Authenticated::check(profile, now)?.check_scope(&self.found.route.access)?;
+        scoped.check_resources(self.found.clone(), self.values.clone())
+    }
+
     /// The key; `None` on a public route.
     pub fn profile(&self) -> Option<&Arc<KeyProfile>> {
         self.profile.as_ref()

@@ -99,13 +99,46 @@ pub fn set(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
     }
 }
 
-/// Whether a trailer of this name may pass: none that frames, routes, identifies or authenticates (RFC 9110 section 6.5.1).
+/// Fields that say how a message is to be framed, routed, judged, stored or answered: too late in a trailer, where who merges it
+/// with the head would act on what nobody has checked (RFC 9110 section 6.5.1).
+const NEVER_TRAILS: [&str; 26] = [
+    "authorization",
+    "host",
+    "trailer",
+    "expect",
+    "traceparent",
+    "tracestate",
+    "via",
+    "ratelimit",
+    "ratelimit-policy",
+    "cookie",
+    "set-cookie",
+    "www-authenticate",
+    "proxy-authenticate",
+    "cache-control",
+    "pragma",
+    "age",
+    "date",
+    "expires",
+    "vary",
+    "location",
+    "retry-after",
+    "max-forwards",
+    "range",
+    "origin",
+    "referer",
+    "te",
+];
+/// The same of whole families. The digest of a content is made for trailers (RFC 9530 section 2).
+const NEVER_TRAIL: [&str; 4] = ["content-", "if-", "accept", "access-control-"];
+const CONTENT_DIGEST: &str = "content-digest";
+
+/// Whether a trailer of this name may pass: none that frames, routes, identifies or authenticates.
 fn may_trail(name: &HeaderName) -> bool {
     !is_forgeable(name.as_str())
         && !HOP_BY_HOP.contains(name)
-        && ![CONTENT_LENGTH, HOST, TRAILER, AUTHORIZATION, EXPECT, TRACEPARENT, VIA, RATELIMIT, RATELIMIT_POLICY]
-            .contains(name)
-        && !name.as_str().starts_with("content-")
+        && !NEVER_TRAILS.iter().any(|never| same(never, name.as_str()))
+        && (!is_of(&NEVER_TRAIL, name.as_str()) || name.as_str() == CONTENT_DIGEST)
 }
 
 /// Removes trailers that may not pass.
@@ -136,12 +169,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
     };
     if !headers.get_all(CONNECTION).iter().all(usual) {
+        // Octets, not text: one name that is none must not hide the others.
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
             .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
             .collect();
         for name in named {
@@ -242,10 +275,6 @@ fn via(version: Version) -> HeaderValue {
 /// Turns the upstream's head into the one for the client.
 pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Option<QuotaFields>) {
     headers.reserve(SET_FOR_CLIENT);
-    // Chunks win over a length (RFC 9112 section 6.3), and the length would outlive them here.
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-    }
     strip_hop_by_hop(headers);
     // An upstream's copies would be taken for the gateway's word.
     retain(headers, |name| !is_of(if quota.is_some() { &OURS } else { &OURS[..1] }, name.as_str()));
@@ -253,6 +282,14 @@ pub fn for_client(headers: &mut HeaderMap, request_id: HeaderValue, quota: Optio
     if let Some(quota) = quota {
         quota.set(headers);
     }
+}
+
+/// Turns the head of an upstream's interim response into the one for the client. It has no content (RFC 9110 section 15.2), and
+/// what the gateway says of the request stands in the final answer.
+pub fn for_interim(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+    retain(headers, |name| !is_of(&OURS, name.as_str()) && *name != X_REQUEST_ID);
 }
 
 /// Both families of rate-limit fields (contract 5; draft-ietf-httpapi-ratelimit-headers), and `Retry-After` on a refusal.
@@ -427,6 +464,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_none_hides_no_other_one_in_connection() {
+        let mut fields = headers(&[("host", "h"), ("x-private", "1"), ("x-other", "1"), ("x-kept", "1")]);
+        let list = HeaderValue::from_bytes(b"\xe9, X-Private").unwrap();
+        fields.append(CONNECTION, list.clone());
+        fields.append(CONNECTION, HeaderValue::from_static("(), x-other ,"));
+        let mut answer = fields.clone();
+        let client = HeaderValue::from_static("192.0.2.1");
+        for_upstream(&mut fields, origin(&client), None, None, false);
+        for_client(&mut answer, HeaderValue::from_static("ours"), None);
+        for fields in [fields, answer] {
+            assert!(!fields.contains_key("x-private") && !fields.contains_key("x-other"), "{fields:?}");
+            assert!(fields.contains_key("x-kept"));
+        }
+    }
+
+    #[test]
     fn on_a_public_route_a_key_is_removed_and_any_other_credential_passes() {
         let client = HeaderValue::from_static("192.0.2.1");
         for (value, passes) in
@@ -449,21 +502,20 @@ mod tests {
             ("x-seeme-key-id", "forged"),
             ("x_forwarded_for", "forged"),
             ("host", "other"),
+            ("set_cookie", "forged"),
+            ("cookie", "forged"),
+            ("Cache-Control", "forged"),
+            ("content-type", "forged"),
+            ("content-digest", "sha-256=:x:"),
+            ("if-match", "forged"),
+            ("access-control-allow-origin", "forged"),
+            ("te", "forged"),
+            ("connection", "forged"),
         ]);
         filter_trailers(&mut trailers);
         let mut left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["grpc-status", "x-checksum"]);
-    }
-
-    #[test]
-    fn of_two_framings_of_an_answer_the_length_goes_and_a_length_alone_stays() {
-        let mut fields = headers(&[("content-length", "5"), ("transfer-encoding", "chunked")]);
-        for_client(&mut fields, HeaderValue::from_static("ours"), None);
-        assert!(!fields.contains_key("content-length") && !fields.contains_key("transfer-encoding"));
-        let mut fields = headers(&[("content-length", "5")]);
-        for_client(&mut fields, HeaderValue::from_static("ours"), None);
-        assert_eq!(fields["content-length"], "5");
+        assert_eq!(left, ["content-digest", "grpc-status", "x-checksum"]);
     }
 
     #[test]

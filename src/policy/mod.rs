@@ -20,3 +20,4 @@ pub mod route;
 pub mod scope;
 pub mod table;
 pub mod values;
+pub mod websocket;

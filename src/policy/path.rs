@@ -30,8 +30,11 @@ impl<'a> RequestPath<'a> {
         for segment in rest.split('/') {
             segments.push(decode_segment(segment).map_err(Rejection::bad_request)?);
         }
+        // Only the last one may be empty, which is a trailing slash; but not by way of parameters, which some servers drop.
         let inner = segments.len() - 1;
-        if segments[..inner].iter().any(|segment| segment.is_empty() || segment.starts_with(';')) {
+        if segments[..inner].iter().any(|segment| segment.is_empty())
+            || segments.iter().any(|segment| segment.starts_with(';'))
+        {
             return Err(Rejection::bad_request("Empty path segment"));
         }
         Ok(Self { segments })
@@ -131,6 +134,8 @@ mod tests {
             "/a//b",
             "/a//",
             "/;x/a",
+            "/a/;x",
+            "/a/%3bx",
             "/a/%2F",
             "/a%2fb",
             "/a%5Cb",

@@ -30,6 +30,8 @@ pub enum Rejection {
     BodyTooLarge(u64),
     /// A value must be read from a body that is compressed.
     UnsupportedEncoding,
+    /// A WebSocket of a version other than 13 is asked for.
+    WebSocketVersion,
     /// The route needs a key and none came.
     MissingKey,
     /// No key with this secret: unknown, mistyped or deleted.
@@ -138,6 +140,12 @@ impl Rejection {
                 "unsupported_encoding",
                 "Content-Encoding not supported here",
                 "This key is limited to certain resources and the body names one: send it uncompressed.",
+            ),
+            Self::WebSocketVersion => problem(
+                426,
+                "websocket_version",
+                "WebSocket version not supported",
+                "Only version 13 of the WebSocket protocol (RFC 6455) is spoken here.",
             ),
             Self::MissingKey => Problem {
                 challenge: Some(REALM.to_owned()),

@@ -18,11 +18,14 @@ use tokio::time::{Sleep, sleep};
 use crate::clock::Clock;
 use crate::config::model::Limits;
 use crate::gateway::context::ConnInfo;
-use crate::upstream::{Socket, poll_write_gathered};
+use crate::upstream::{Socket, poll_write_gathered, put};
 use crate::wire::http1::{Gate, RequestLimits, Requests};
 
 /// How long a client may go on sending after a refusal before the socket closes under it.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// How much is taken of what a client sends behind a request for an upgrade before that is answered.
+const LOOK_AHEAD: usize = 64 * 1024;
 
 /// The client's socket. Lets only pass what is beyond doubt, notes progress, closes slowly when asked to.
 pub(super) struct ClientIo {
@@ -40,8 +43,30 @@ impl ClientIo {
         Self { stream: socket, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None }
     }
 
+    /// A 101 was sent: whatever comes now, and came behind the request, passes as it is.
+    pub(super) fn open(&mut self) {
+        self.gate.open();
+    }
+
+    /// Waits, with nothing but the socket, until octets or the end have come.
+    pub(super) fn poll_arrival(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is told by the read that follows.
+        self.stream.poll_read_ready(cx).map(drop)
+    }
+
     fn socket(&mut self) -> TokioIo<&mut Socket> {
         TokioIo::new(&mut self.stream)
+    }
+
+    /// Interim responses: before hyper's next octets what was `begun` of one, in a flush all of it.
+    fn poll_aside(&mut self, cx: &mut Context<'_>, begun: bool) -> Poll<std::io::Result<()>> {
+        let Self { stream, conn, clock, .. } = self;
+        if !conn.aside.is_waiting(begun) {
+            return Poll::Ready(Ok(()));
+        }
+        let said = conn.aside.poll_write(cx, Pin::new(&mut TokioIo::new(stream)));
+        conn.wrote(said.is_ready(), &**clock);
+        said
     }
 }
 
@@ -52,12 +77,20 @@ impl AsyncRead for Sifted<'_> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let ClientIo { stream, gate, conn, clock, .. } = &mut *self.get_mut().0;
         loop {
-            let ready = gate.ready();
-            if !ready.is_empty() {
-                let taken = ready.len().min(buf.remaining());
-                buf.put_slice(&ready[..taken]);
-                gate.took(taken);
+            if gate.hand_over(|ready| put(ready, buf)) {
+                note(conn, gate);
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(held) = gate.waits() {
+                if conn.answered() == gate.begun() {
+                    gate.settle();
+                    note(conn, gate);
+                    continue;
+                }
+                conn.wake_when_answered(held > 0);
+                if held > LOOK_AHEAD {
+                    return Poll::Pending;
+                }
             }
             if gate.is_broken() {
                 return Poll::Ready(Err(std::io::ErrorKind::InvalidData.into()));
@@ -75,15 +108,20 @@ impl AsyncRead for Sifted<'_> {
             conn.received(&**clock);
             let passed = gate.sift(fresh);
             buf.set_filled(before + passed);
-            if let Some(refused) = gate.take_refused() {
-                conn.refuse(refused);
-            }
-            conn.holds_head(gate.holds_head());
+            note(conn, gate);
             if passed > 0 {
                 return Poll::Ready(Ok(()));
             }
         }
     }
+}
+
+/// Tells the connection what its gate has found.
+fn note(conn: &ConnInfo, gate: &mut Gate<Requests>) {
+    if let Some(refused) = gate.take_refused() {
+        conn.refuse(refused);
+    }
+    conn.gate_stands(gate.is_between(), gate.holds_head());
 }
 
 impl Read for ClientIo {
@@ -94,6 +132,7 @@ impl Read for ClientIo {
 
 impl Write for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = Pin::new(&mut self.socket()).poll_write(cx, buf);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -104,6 +143,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        ready!(self.poll_aside(cx, true))?;
         let written = poll_write_gathered(Pin::new(&mut self.socket()), cx, bufs);
         self.conn.wrote(written.is_ready(), &*self.clock);
         written
@@ -114,6 +154,7 @@ impl Write for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        ready!(self.poll_aside(cx, false))?;
         Pin::new(&mut self.socket()).poll_flush(cx)
     }
 

@@ -11,6 +11,7 @@ mod http2_io;
 mod listener;
 pub mod take_over;
 mod tls;
+mod tunnel;
 mod worker;
 
 pub use listener::{BindError, Listeners};

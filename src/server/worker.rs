@@ -227,6 +227,7 @@ impl Worker {
         let (now, timeouts) = (self.gateway.shared().clock.mono(), &snapshot.config.timeouts);
         let is_over =
             |(conn, task): &(Arc<ConnInfo>, AbortHandle)| is_overdue(conn, now, timeouts).then(|| task.clone());
+        self.open().values().filter(|(conn, _)| has_settled(conn, now)).for_each(|(conn, _)| conn.rest());
         // Collected first: an aborted task gives its slot up, and that takes the lock.
         let overdue: Vec<AbortHandle> = self.open().values().filter_map(is_over).collect();
         overdue.iter().for_each(AbortHandle::abort);
@@ -236,6 +237,12 @@ impl Worker {
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<u64, (Arc<ConnInfo>, AbortHandle)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Idle for a moment: its next request is not on its way.
+fn has_settled(conn: &ConnInfo, now: Mono) -> bool {
+    let (phase, since) = conn.phase();
+    !conn.is_multiplexed() && phase == Phase::Idle && now.since(since) > SWEEP
 }
 
 /// The next connection of any of them, each being asked first in its turn.

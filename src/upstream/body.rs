@@ -6,10 +6,11 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -236,6 +237,8 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub struct UpstreamBody {
     incoming: Incoming,
+    /// What had come with the head.
+    first: Option<First>,
     idle: IdleTimer,
     /// Goes back to the pool at a clean end; dropped, which closes it, at any other.
     lease: Option<Lease>,
@@ -243,13 +246,54 @@ pub struct UpstreamBody {
     progress: Option<Arc<Progress>>,
 }
 
+/// A frame, small enough to be carried along.
+#[derive(Debug)]
+enum First {
+    Data(Bytes),
+    Trailers(Box<HeaderMap>),
+}
+
+impl First {
+    fn of(frame: Frame<Bytes>) -> Option<Self> {
+        let trailers = match frame.into_data() {
+            Ok(data) => return Some(Self::Data(data)),
+            Err(frame) => frame.into_trailers(),
+        };
+        trailers.ok().map(|trailers| Self::Trailers(Box::new(trailers)))
+    }
+}
+
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, idle: Duration, lease: Lease, progress: Option<Arc<Progress>>) -> Self {
-        let mut body = Self { incoming, idle: IdleTimer::new(idle), lease: Some(lease), progress };
-        if body.incoming.is_end_stream() {
+    /// An error when it has broken already: hyper would close on the client without sending even the head.
+    pub(super) fn new(
+        mut incoming: Incoming,
+        idle: Duration,
+        lease: Lease,
+        progress: Option<Arc<Progress>>,
+    ) -> Result<Self, BodyError> {
+        let mut first = None;
+        if !incoming.is_end_stream()
+            && let Poll::Ready(Some(frame)) =
+                // Whoever sends it asks again within the same turn, with a waker.
+                Pin::new(&mut incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
+        {
+            first = First::of(frame.map_err(|_| BodyError::Broken)?);
+        }
+        let mut body = Self { incoming, first, idle: IdleTimer::new(idle), lease: Some(lease), progress };
+        if body.is_end_stream() {
             body.give_back();
         }
-        body
+        Ok(body)
+    }
+
+    /// Of a 101: its connection speaks HTTP no more, so it is never given back.
+    pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
+        Self { incoming, first: None, idle: IdleTimer::new(Duration::MAX), lease: Some(lease), progress: None }
+    }
+
+    /// The connection, for whoever takes it over.
+    pub(super) fn take_lease(&mut self) -> Option<Lease> {
+        self.lease.take()
     }
 
     /// Not when the upstream has answered without the whole request: it may never read the rest, and nobody waits for it.
@@ -275,7 +319,12 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let polled = match this.first.take() {
+            Some(First::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(First::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(*trailers)))),
+            None => Pin::new(&mut this.incoming).poll_frame(cx),
+        };
+        let frame = match polled {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 ready!(this.idle.poll_expired(cx));
@@ -294,10 +343,12 @@ impl Body for UpstreamBody {
                 Some(Err(BodyError::Broken))
             }
             Some(Ok(mut frame)) => {
+                // Nothing comes after trailers, and nobody asks again.
+                let is_last = frame.is_trailers() || this.incoming.is_end_stream();
                 if let Some(trailers) = frame.trailers_mut() {
                     filter_trailers(trailers);
                 }
-                if this.incoming.is_end_stream() {
+                if is_last {
                     this.give_back();
                 }
                 Some(Ok(frame))
@@ -306,15 +357,21 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.first.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let mut hint = self.incoming.size_hint();
+        let first = if let Some(First::Data(data)) = &self.first { data.len() as u64 } else { 0 };
+        if let Some(rest) = hint.upper() {
+            hint.set_upper(rest + first);
+        }
+        hint.set_lower(hint.lower() + first);
+        hint
     }
 }
 
 /// The instant at which a wait that began at `start` is over.
-pub(super) fn deadline(start: Instant, limit: Duration) -> Instant {
+pub fn deadline(start: Instant, limit: Duration) -> Instant {
     start.checked_add(limit).unwrap_or_else(|| start + Duration::from_secs(86_400 * 365))
 }

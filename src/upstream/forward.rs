@@ -9,15 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::UpstreamError;
+use super::aside::Aside;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
 use super::cluster::{Cluster, Clusters, Place};
 use super::connect::connect;
 use super::dns;
-use super::heard::Heard;
+use super::interim::Interims;
 use super::peer::UnderWay;
 use super::pool::{Lease, Pool};
 use crate::config::model::{Host, Upstream};
@@ -46,13 +47,17 @@ struct Target {
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]
-pub struct Forwarding {
+pub struct Forwarding<'a> {
     /// When the wait begins.
     pub since: Instant,
     /// To the response head, from the last byte of the request.
     pub response: Duration,
     /// Between bytes of the response.
     pub idle: Duration,
+    /// The request asks for another protocol: a 101 may be the answer.
+    pub upgrade: bool,
+    /// Where interim responses go; `None`: this client cannot be told.
+    pub aside: Option<&'a Aside>,
 }
 
 /// What all tries of one request have in common.
@@ -60,7 +65,7 @@ struct Sending<'a> {
     id: UpstreamId,
     method: Method,
     progress: Option<&'a Arc<Progress>>,
-    limits: Forwarding,
+    limits: Forwarding<'a>,
 }
 
 /// A try that gave no answer.
@@ -109,7 +114,7 @@ impl Upstreams {
         id: UpstreamId,
         request: Request<RequestBody>,
         progress: Option<&Arc<Progress>>,
-        limits: Forwarding,
+        limits: Forwarding<'_>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[id.0];
         let mut place = target.cluster.admit()?;
@@ -131,7 +136,7 @@ impl Upstreams {
     async fn resolve(
         &self,
         target: &Target,
-        limits: Forwarding,
+        limits: Forwarding<'_>,
     ) -> Result<(Arc<Pool>, Option<UnderWay>), UpstreamError> {
         let end = deadline(limits.since, limits.response);
         timeout_at(end, dns::resolve_now(&target.cluster)).await.map_err(|_elapsed| UpstreamError::Timeout)?;
@@ -191,23 +196,31 @@ impl Upstreams {
                 Ok(found) => found,
                 Err(error) => return failed(error, Failure::Unsent, Some(request)),
             };
-            let answer = lease.sender().try_send(request);
-            let Forwarding { since, response, idle } = sending.limits;
-            let answer = match wait_for_head(answer, sending.progress, since, response).await {
+            let answer = lease.sender().send(request);
+            let interims = lease.sender().interims();
+            let answer = match wait_for_head(answer, interims, sending.progress, sending.limits).await {
                 Ok(answer) => answer,
                 Err(error) => return failed(error, Failure::Final, None),
             };
             let lost = match answer {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && sending.limits.upgrade => {
+                    lease.counted = (under_way.take(), place.take());
+                    return Ok(response.map(|incoming| UpstreamBody::switching(incoming, lease)));
+                }
                 // An interim response as the final one: we asked for no upgrade. The connection is not reused.
                 Ok(response) if response.status().is_informational() => {
                     return failed(UpstreamError::Malformed, Failure::Final, None);
                 }
                 Ok(response) => {
                     lease.counted = (under_way.take(), place.take());
-                    let progress = sending.progress.cloned();
-                    return Ok(response.map(|incoming| UpstreamBody::new(incoming, idle, lease, progress)));
+                    let (idle, progress) = (sending.limits.idle, sending.progress.cloned());
+                    let (head, incoming) = response.into_parts();
+                    return match UpstreamBody::new(incoming, idle, lease, progress) {
+                        Ok(body) => Ok(Response::from_parts(head, body)),
+                        Err(_) => failed(UpstreamError::Malformed, Failure::Final, None),
+                    };
                 }
-                Err(lost) => lost,
+                Err(lost) => lease.sender().judge(lost),
             };
             match lost.unsent {
                 Some(unsent) if reused => (request, fresh) = (unsent, false),
@@ -228,11 +241,11 @@ impl Upstreams {
         sending: &Sending<'_>,
         fresh: bool,
     ) -> Result<(Lease, bool), UpstreamError> {
-        if self.targets[sending.id.0].cluster.config.http2 {
-            // A fresh one is asked for because the last was lost, and that one is not shared any more.
-            if let Some(lease) = pool.share() {
-                return Ok((lease, true));
-            }
+        // Also where a fresh one is asked for: one that was lost is not shared any more.
+        if self.targets[sending.id.0].cluster.config.http2
+            && let Some(lease) = pool.share()
+        {
+            return Ok((lease, true));
         }
         while let Some(mut lease) = pool.take().filter(|_| !fresh) {
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
@@ -247,27 +260,8 @@ impl Upstreams {
 
     async fn connect(&self, pool: &Arc<Pool>, sending: &Sending<'_>) -> Result<Lease, UpstreamError> {
         let end = deadline(sending.limits.since, sending.limits.response);
-        let connected = timeout_at(end, self.open(pool, &self.targets[sending.id.0].cluster)).await;
-        connected.unwrap_or(Err(UpstreamError::Timeout))
-    }
-
-    async fn open(&self, pool: &Arc<Pool>, cluster: &Cluster) -> Result<Lease, UpstreamError> {
-        let (config, peer, heard) = (&cluster.config, pool.peer(), Heard::default());
-        let failed = pool.failed.load(Ordering::Relaxed);
-        // One connection at a time where the next request may find room on it.
-        let _turn = if config.http2 { Some(pool.opening.lock().await) } else { None };
-        if let Some(lease) = pool.share() {
-            return Ok(lease);
-        }
-        if config.http2 && pool.failed.load(Ordering::Relaxed) != failed {
-            return Err(UpstreamError::Unreachable);
-        }
-        let connected =
-            connect(config, &peer.endpoint, peer.address, &cluster.tls, &heard).await.inspect_err(|_| {
-                pool.failed.fetch_add(1, Ordering::Relaxed);
-            })?;
-        cluster.metrics.connects.increment(1);
-        Ok(pool.lease(connected, heard))
+        let opened = timeout_at(end, open(pool, &self.targets[sending.id.0].cluster)).await;
+        opened.unwrap_or(Err(UpstreamError::Timeout))
     }
 
     /// Closes connections that have been idle too long, and lets the budgets forget. The worker's sweep.
@@ -317,13 +311,33 @@ fn duplicate(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     Some(copy)
 }
 
+/// Opens a connection; where others will share it, one at a time, because the next request may find room on it.
+async fn open(pool: &Arc<Pool>, cluster: &Cluster) -> Result<Lease, UpstreamError> {
+    let (config, peer, failed) = (&cluster.config, pool.peer(), pool.failed.load(Ordering::Relaxed));
+    let _turn = if config.http2 { Some(pool.opening.lock().await) } else { None };
+    if config.http2 {
+        if let Some(lease) = pool.share() {
+            return Ok(lease);
+        }
+        if pool.failed.load(Ordering::Relaxed) != failed {
+            return Err(UpstreamError::Unreachable);
+        }
+    }
+    let connected = connect(config, &peer.endpoint, peer.address, &cluster.tls).await.inspect_err(|_| {
+        pool.failed.fetch_add(1, Ordering::Relaxed);
+    })?;
+    cluster.metrics.connects.increment(1);
+    Ok(pool.lease(connected))
+}
+
 /// Waits for the head; the clock starts over as long as the request's body still moves.
 async fn wait_for_head<T>(
     answer: impl Future<Output = T>,
+    interims: Option<&Interims>,
     progress: Option<&Arc<Progress>>,
-    since: Instant,
-    limit: Duration,
+    Forwarding { since, response: limit, aside, .. }: Forwarding<'_>,
 ) -> Result<T, UpstreamError> {
+    let told = aside.zip(interims);
     let mut answer = std::pin::pin!(answer);
     let frames = || progress.map_or(0, |progress| progress.frames());
     let mut seen = frames();
@@ -331,7 +345,15 @@ async fn wait_for_head<T>(
     loop {
         tokio::select! {
             biased;
-            answered = &mut answer => return Ok(answered),
+            answered = &mut answer => {
+                // Those that came with it are older.
+                while let Some((aside, interims)) = told
+                    && let Some(interim) = interims.take()
+                {
+                    aside.say(interim).await;
+                }
+                return Ok(answered);
+            }
             () = &mut timer => {
                 if frames() == seen {
                     return Err(UpstreamError::Timeout);
@@ -339,7 +361,16 @@ async fn wait_for_head<T>(
                 seen = frames();
                 timer.as_mut().reset(deadline(Instant::now(), limit));
             }
+            // Last: an upstream that never stops must not keep the timer from being looked at.
+            (aside, interim) = next_interim(told) => aside.say(interim).await,
         }
+    }
+}
+
+async fn next_interim<'a>(told: Option<(&'a Aside, &Interims)>) -> (&'a Aside, Vec<u8>) {
+    match told {
+        Some((aside, interims)) => (aside, interims.next().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Writing a head and a small body in one piece, on both sides of the proxy.
+//! The socket to an upstream under hyper: a gate on what comes, and small writes in one piece, on both sides of the proxy.
 //!
 //! hyper hands a head and the chunk behind it over as two slices. `writev` on a socket costs a process with several threads more
 //! than `send` does (the kernel takes the file's position lock), so what is small is copied together and sent; what is large
@@ -6,13 +6,17 @@
 
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use arrayvec::ArrayVec;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 
+use super::heard::Heard;
 use super::socket::Socket;
+use crate::wire::http1::{Answers, Exchange, Gate};
 
 /// Up to this size slices are copied together.
 const SMALL: usize = 4 * 1024;
@@ -34,18 +38,74 @@ pub fn poll_write_gathered(
     }
 }
 
-/// The socket to an upstream.
-pub(super) struct UpstreamIo(pub(super) TokioIo<Socket>);
+/// The socket to an upstream. Lets only pass what is beyond doubt and was asked for ([`crate::wire::http1`]).
+pub(super) struct UpstreamIo {
+    stream: Socket,
+    gate: Gate<Answers>,
+    exchange: Arc<Exchange>,
+    heard: Heard,
+}
+
+impl UpstreamIo {
+    /// Around a new connection; `exchange` is told of each request before it is written, `heard` of what comes.
+    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard) -> Self {
+        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange, heard }
+    }
+
+    fn socket(&mut self) -> TokioIo<&mut Socket> {
+        TokioIo::new(&mut self.stream)
+    }
+}
+
+/// The reading half: here the octets are to be seen where they were read, and what may not pass is taken back.
+struct Sifted<'a>(&'a mut UpstreamIo);
+
+impl AsyncRead for Sifted<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let UpstreamIo { stream, gate, heard, .. } = &mut *self.get_mut().0;
+        loop {
+            if gate.hand_over(|ready| put(ready, buf)) {
+                return Poll::Ready(Ok(()));
+            }
+            if gate.is_shut() {
+                return Poll::Ready(Err(std::io::ErrorKind::InvalidData.into()));
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
+            heard.note();
+            let fresh = &buf.filled()[before..];
+            if fresh.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let passed = gate.sift(fresh);
+            buf.set_filled(before + passed);
+            if let Some(fault) = gate.take_refused() {
+                tracing::debug!(?fault, "an answer was refused");
+            }
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+/// As much as there is room for.
+pub fn put(octets: &[u8], buf: &mut ReadBuf<'_>) -> usize {
+    let taken = octets.len().min(buf.remaining());
+    buf.put_slice(&octets[..taken]);
+    taken
+}
 
 impl Read for UpstreamIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut TokioIo::new(Sifted(self.get_mut()))).poll_read(cx, buf)
     }
 }
 
 impl Write for UpstreamIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        self.exchange.wrote();
+        Pin::new(&mut self.socket()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -53,7 +113,8 @@ impl Write for UpstreamIo {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        poll_write_gathered(Pin::new(&mut self.0), cx, slices)
+        self.exchange.wrote();
+        poll_write_gathered(Pin::new(&mut self.socket()), cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -61,10 +122,10 @@ impl Write for UpstreamIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.socket()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.socket()).poll_shutdown(cx)
     }
 }

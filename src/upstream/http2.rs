@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 
 use super::UpstreamError;
 use super::body::RequestBody;
-use super::connect::Unanswered;
+use super::sender::Unanswered;
 use super::socket::Socket;
 
 /// Exchanges at once on one connection, however many the peer would allow.
@@ -111,7 +111,7 @@ pub(super) struct NewConnection {
 }
 
 /// Speaks HTTP/2 on a socket.
-pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConnection, UpstreamError> {
+pub(super) async fn handshake(socket: TokioIo<Socket>, encrypted: bool) -> Result<NewConnection, UpstreamError> {
     let (sender, connection) = Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -119,7 +119,7 @@ pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConn
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        .handshake(TokioIo::new(socket))
+        .handshake(socket)
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
     let driven = Arc::new(Mutex::new(Some(Box::pin(connection))));
@@ -148,31 +148,40 @@ impl Slot {
     }
 
     /// Sends it; gives it back when the peer has not begun to process it.
-    pub(super) async fn try_send(&self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
-        let connection = &self.0;
-        let original = request.uri().clone();
-        address(&mut request, &connection.scheme);
-        let copy = copy(&request);
-        let restore = |mut request: Request<RequestBody>| {
-            // The next one to take it may speak another version.
-            if let Some(host) = request.uri().authority().and_then(|a| a.as_str().parse().ok()) {
-                request.headers_mut().insert(HOST, host);
-            }
-            *request.uri_mut() = original.clone();
-            *request.version_mut() = Version::HTTP_11;
-            request
-        };
-        let mut failed = match connection.sender.clone().try_send_request(request).await {
-            Ok(response) => return Ok(response),
-            Err(failed) => failed,
-        };
-        let unsent = failed.take_message();
-        let unprocessed = unsent.is_some() || is_unprocessed(failed.error());
-        if unprocessed {
-            connection.retired.store(true, Ordering::Relaxed);
-        }
-        Err(Unanswered { unsent: unsent.or(copy.filter(|_| unprocessed)).map(restore), silent: false })
+    pub(super) fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
+        exchange(self.0.clone(), request)
     }
+}
+
+async fn exchange(
+    connection: Arc<Connection>,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Unanswered> {
+    let original = request.uri().clone();
+    address(&mut request, &connection.scheme);
+    let copy = copy(&request);
+    // The next one to take it may speak another version.
+    let restore = |mut request: Request<RequestBody>| {
+        if let Some(host) = request.uri().authority().and_then(|authority| authority.as_str().parse().ok()) {
+            request.headers_mut().insert(HOST, host);
+        }
+        *request.uri_mut() = original;
+        *request.version_mut() = Version::HTTP_11;
+        request
+    };
+    let mut failed = match connection.sender.clone().try_send_request(request).await {
+        Ok(response) => return Ok(response),
+        Err(failed) => failed,
+    };
+    let unsent = failed.take_message();
+    let unprocessed = unsent.is_some() || is_unprocessed(failed.error());
+    if unprocessed {
+        connection.retired.store(true, Ordering::Relaxed);
+    }
+    Err(Unanswered { unsent: unsent.or(copy.filter(|_| unprocessed)).map(restore), silent: false })
 }
 
 /// The peer says that it has done nothing about the request (RFC 9113 section 8.7): it refused the stream, or left with an

@@ -4,6 +4,7 @@
 //! is in [`forward`]. A request goes out a second time only where `policy::retry` allows it. Nothing is known of keys, scopes or
 //! quotas; what may be forwarded was decided before.
 
+mod aside;
 mod balance;
 mod body;
 mod cluster;
@@ -13,16 +14,21 @@ mod forward;
 mod gather;
 mod heard;
 mod http2;
+mod interim;
 mod peer;
 mod pool;
+mod sender;
 mod socket;
 mod tls;
+mod upgrade;
 
-pub use body::{BodyError, Progress, RequestBody, UpstreamBody};
+pub use aside::Aside;
+pub use body::{BodyError, Progress, RequestBody, UpstreamBody, deadline};
 pub use cluster::Clusters;
 pub use forward::{Forwarding, Upstreams};
-pub use gather::poll_write_gathered;
+pub use gather::{poll_write_gathered, put};
 pub use socket::Socket;
+pub use upgrade::{Switched, switch};
 
 /// Why an upstream gave no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -6,34 +6,19 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::task::AbortHandle;
-
 use super::cluster::Place;
-use super::connect::{Connected, Sender};
-use super::heard::Heard;
+use super::connect::Connected;
 use super::http2::Connections;
 use super::peer::{Peer, UnderWay};
+use super::sender::{Http1, Sender};
 
 /// Idle connections that one worker keeps to one address.
 const MAX_IDLE: usize = 256;
 /// Idle for so many rounds of the worker's sweep (half a second each), a connection is closed: most servers would do it soon after.
 const MAX_ROUNDS: u32 = 110;
 
-/// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write. One that others
-/// share has its task elsewhere.
-struct Connection {
-    sender: Sender,
-    task: Option<AbortHandle>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.iter().for_each(AbortHandle::abort);
-    }
-}
-
 struct Idle {
-    connection: Connection,
+    connection: Http1,
     /// The round in which it became idle.
     since: u32,
 }
@@ -57,7 +42,7 @@ pub(super) struct Pool {
 
 /// A connection in use. Dropped, it closes; [`Lease::give_back`] keeps it.
 pub(super) struct Lease {
-    connection: Connection,
+    sender: Sender,
     pool: Arc<Pool>,
     /// What the request counts as until the answer has ended.
     pub(super) counted: (Option<UnderWay>, Option<Place>),
@@ -79,8 +64,8 @@ impl Pool {
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Idle { connection, .. }) = idle.pop() {
-            if !connection.sender.is_closed() {
-                return Some(self.lend(connection));
+            if !connection.is_over() {
+                return Some(self.lend(Sender::Http1(connection)));
             }
         }
         None
@@ -88,20 +73,19 @@ impl Pool {
 
     /// Room on a connection that others share.
     pub(super) fn share(self: &Arc<Self>) -> Option<Lease> {
-        let slot = self.shared.slot()?;
-        Some(self.lend(Connection { sender: Sender::Http2(slot), task: None }))
+        self.shared.slot().map(|slot| self.lend(Sender::Http2(slot)))
     }
 
     /// A lease of a new connection.
-    pub(super) fn lease(self: &Arc<Self>, connected: Connected, heard: Heard) -> Lease {
+    pub(super) fn lease(self: &Arc<Self>, connected: Connected) -> Lease {
         self.lend(match connected {
-            Connected::Http1(sender, task) => Connection { sender: Sender::Http1(sender, heard), task: Some(task) },
-            Connected::Http2(new) => Connection { sender: Sender::Http2(self.shared.keep(new)), task: None },
+            Connected::Http1(http1) => Sender::Http1(http1),
+            Connected::Http2(new) => Sender::Http2(self.shared.keep(new)),
         })
     }
 
-    fn lend(self: &Arc<Self>, connection: Connection) -> Lease {
-        Lease { connection, pool: self.clone(), counted: (None, None) }
+    fn lend(self: &Arc<Self>, sender: Sender) -> Lease {
+        Lease { sender, pool: self.clone(), counted: (None, None) }
     }
 
     /// The address is gone: closes what is idle now, and whatever comes back.
@@ -115,7 +99,7 @@ impl Pool {
     pub(super) fn prune(&self) {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| !idle.connection.sender.is_closed() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
+        idle.retain(|idle| !idle.connection.is_over() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
     }
 }
 
@@ -126,18 +110,19 @@ impl Lease {
     }
 
     pub(super) fn sender(&mut self) -> &mut Sender {
-        &mut self.connection.sender
+        &mut self.sender
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.
     pub(super) fn give_back(self) {
         // A shared one is kept by others, and the slot on it is free again.
-        if self.connection.task.is_none() || self.connection.sender.is_closed() {
+        let Sender::Http1(connection) = self.sender else { return };
+        if connection.is_over() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE && !self.pool.retired.load(Ordering::Relaxed) {
-            idle.push(Idle { connection: self.connection, since: self.pool.round.load(Ordering::Relaxed) });
+            idle.push(Idle { connection, since: self.pool.round.load(Ordering::Relaxed) });
         }
     }
 }

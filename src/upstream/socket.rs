@@ -38,6 +38,19 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Ready once a read would bring something. Whoever asks has read all that there was, so that TLS holds nothing back.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match &self.transport {
+            Transport::Plain(stream) => stream.poll_read_ready(cx),
+            Transport::Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+        }
+    }
+}
+
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

@@ -38,7 +38,7 @@ fn slow(pieces: usize) -> Scripted {
 fn sigterm_under_load_lets_downloads_and_event_streams_end_and_loses_no_request() {
     let pieces = sized(20, 60);
     let upstream = slow(pieces);
-    let stand = Stand::new().upstream(upstream.address).start();
+    let stand = Stand::new().upstream(upstream.address).section("drain: { timeout: 30s }").start();
     let key = stand.key().create();
     let path = |n: usize| if n < 20 { format!("/echo/download/{n}") } else { format!("/echo/events/{n}") };
     let mut streams: Vec<_> = (0..25).map(|n| stand.get(&path(n)).bearer(&key).start()).collect();

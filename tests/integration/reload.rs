@@ -56,9 +56,9 @@ fn a_new_route_a_new_scope_and_a_new_limit_are_in_force_within_a_second_on_conne
     let took = eventually("the new scope", SOON, || ask.on(&mut connection).status() == 200);
     assert!(took <= PROMISE, "{took:?}");
 
-    edit(&stand, "scopes: {", "limits: { uri_bytes: 100 }\nscopes: {");
-    let long = stand.get(&format!("/echo/{}", "x".repeat(200))).bearer(&key);
-    let took = eventually("the new limit", SOON, || long.on(&mut connection).status() == 414);
+    edit(&stand, "scopes: {", "limits: { body_bytes: 100 }\nscopes: {");
+    let large = stand.post("/echo/x").bearer(&key).body([b'x'; 200]);
+    let took = eventually("the new limit", SOON, || large.on(&mut connection).status() == 413);
     assert!(took <= PROMISE, "{took:?}");
 
     edit(

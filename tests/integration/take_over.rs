@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::support::{Gateway, Key, Load, Process, Scripted, Stand, eventually, seconds, sized, statuses, wait_for};
+use super::support::{Gateway, Key, Load, Process, Scripted, Stand, eventually, sized, statuses, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -47,7 +47,10 @@ fn restarts_at_five_hundred_requests_a_second_cost_none_whatever_the_numbers_of_
     let kept = Load::on(&[&stand.gateway]).keys(&keys).connections(50).rate(sized(200.0, 400.0)).start();
     let fresh = Load::on(&[&stand.gateway]).keys(&keys).connections(10).rate(100.0).fresh().start();
     let mut old: Option<Gateway> = None;
-    let (pause, rounds) = (seconds(0, 3), sized(&[1, 3, 2][..], &[1, 4, 2, 1, 3, 3, 2, 1, 4, 2][..]));
+    let (pause, rounds) = (
+        sized(Duration::from_millis(400), Duration::from_secs(3)),
+        sized(&[1, 3, 2][..], &[1, 4, 2, 1, 3, 3, 2, 1, 4, 2][..]),
+    );
     for (round, workers) in rounds.iter().enumerate() {
         let new = successor(&stand, &format!("round-{round}"), &[("workers: 2", &format!("workers: {workers}"))]);
         assert_eq!((new.public, new.admin), (stand.gateway.public, stand.gateway.admin));
@@ -95,7 +98,9 @@ fn while_the_old_one_drains_both_are_waited_for_and_afterwards_the_name_is_the_u
         gateway.request("DELETE", &path).bearer(&manager).send().expect_status(200).json()["acknowledged"].clone()
     };
     assert_eq!(delete(&new), json!({"replicas": 2, "of": 2, "unreachable": []}));
+    assert!(!new.process.stderr().contains("has ended"), "{}", new.process.stderr());
     assert_eq!(slow.take(2).unwrap(), b"ok");
+    eventually("the news of it", SOON, || new.process.stderr().contains("the process before this one has ended"));
     eventually("the end of the first one", SOON, || stand.gateway.process.stderr().contains("stopped"));
     assert_eq!(delete(&new), json!({"replicas": 1, "of": 1, "unreachable": []}));
 
@@ -117,6 +122,7 @@ fn the_usage_journal_is_taken_up_when_the_old_process_has_ended_and_nothing_is_l
     let new = successor(&stand, "new", &[]);
     eventually("the end of the first one", SOON, || stand.gateway.process.stderr().contains("stopped"));
     eventually("the journal", SOON, || new.metric("gateway_usage_journal_failing", "") == Some(0.0));
+    assert!(!new.process.stderr().contains("waiting for it"), "{}", new.process.stderr());
     let shots = load.stop();
     assert_eq!(statuses(&shots), [(200, shots.len())]);
     // Killed with a journal: what was not in the store is sent by the next one.
@@ -145,7 +151,7 @@ fn one_that_cannot_start_leaves_the_old_one_as_it_was() {
         stand.get("/echo/x").bearer(&key).send().expect_status(200);
     }
     stand.gateway.admin("/readyz").expect_status(200);
-    drop(successor(&stand, "good", &[]));
+    let _good = successor(&stand, "good", &[]);
     eventually("the end of the first one", SOON, || stand.gateway.process.stderr().contains("stopped"));
 }
 

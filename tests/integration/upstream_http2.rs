@@ -170,8 +170,8 @@ fn an_answer_that_breaks_off_is_never_one_that_ended() {
     });
     let (stand, key) = before(&upstream);
     let answer = Http2::open(stand.gateway.public).get("/echo/x", &key);
-    // What had not gone out yet goes nowhere.
-    assert!(matches!(answer.status(), 0 | 200) && matches!(answer.end, End::Reset(_)), "{answer:?}");
+    // Depending on how far it came: nothing, a part, or a refusal in its place.
+    assert!(answer.status() == 502 || matches!(answer.end, End::Reset(_)), "{answer:?}");
     let mut connection = stand.get("/echo/x").bearer(&key).start();
     let response = connection.try_response("GET");
     assert!(!response.as_ref().is_ok_and(|r| r.complete && r.status() == 200), "{response:?}");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::body::{Drained, ResponseBody, json, refusal, with_type};
 use super::catalogue::Catalogue;
-use super::{crud, echo, openai};
+use super::{crud, echo, openai, websocket};
 use crate::clock::SystemClock;
 
 /// Everything a running sample backend remembers.
@@ -63,7 +63,10 @@ pub(super) async fn dispatch(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Hangup> {
     backend.count(request.method(), request.uri().path());
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    if let Some(switching) = websocket::answer(&mut head) {
+        return Ok(switching);
+    }
     let path = head.uri.path();
     if path == "/echo" || path.starts_with("/echo/") {
         return echo::answer(&head, body).await;

@@ -10,6 +10,7 @@
 //! | `/api/v1/*`, `/admin/*` | `crud`: one mechanism over the collections of `seed.json`; `POST /api/v1/inferences/{id}` predicts |
 //! | `/v1/*` | `openai`: models, chat completions, completions, embeddings, responses, with and without streaming |
 //! | `/echo/*` | `echo`: the request as JSON, with knobs for status, size, delays, faults, trailers |
+//! | `/ws`, `/echo/*` | `websocket`: echoes frames, where a WebSocket is asked for |
 //! | `/download`, `/upload`, `/requests/count`, `/healthz` | `dispatch` |
 //!
 //! It must not check anything: no keys, scopes or limits. Whatever it refuses would hide what the gateway should have
@@ -24,6 +25,7 @@ mod openai;
 mod responses;
 #[cfg(test)]
 mod tests;
+mod websocket;
 
 use std::io;
 use std::net::SocketAddr;
@@ -106,8 +108,8 @@ pub fn run(listen: SocketAddr) -> io::Result<()> {
 async fn connection(stream: TcpStream, backend: Arc<Backend>, mut stopped: watch::Receiver<()>) {
     let _ = stream.set_nodelay(true); // chunks of an event stream must leave one by one
     let service = service_fn(move |request| dispatch::dispatch(backend.clone(), request));
-    // Seam: the WebSocket echo (upgrades issue) adds `.with_upgrades()` here.
     let connection = http1::Builder::new().max_headers(MAX_HEADERS).serve_connection(TokioIo::new(stream), service);
+    let connection = connection.with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
         // A client that left, or a fault asked for with `close=`: nothing to report either way.

@@ -8,7 +8,7 @@ use crate::policy::pattern::Pattern;
 use crate::policy::resource::{Kind, Kinds, ValueSource};
 use crate::policy::route::{Access, Methods};
 
-const KNOWN_METHODS: [&str; 8] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+const KNOWN_METHODS: [&str; 7] = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"];
 
 /// Methods and path of `match`, the path still relative to its group.
 pub(super) fn methods_and_path<'a>(value: &Value<'a>) -> Option<(Methods, &'a str)> {
@@ -58,6 +58,9 @@ pub(super) fn method(value: &Value<'_>, name: &str) -> Option<Method> {
     const LIKE: &str = "write its name in upper-case letters, such as GET";
     if name == "CONNECT" {
         return value.mistake("CONNECT has no path, so no route can match it", "remove it");
+    }
+    if name == "TRACE" {
+        return value.mistake("TRACE shows a client what others have sent, and is never forwarded", "remove it");
     }
     if name.is_empty() {
         return value.mistake("a method is missing", "write METHOD PATH, several methods as GET|PUT");

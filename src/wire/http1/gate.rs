@@ -18,6 +18,8 @@ pub enum Body {
     Chunked,
     /// All that comes until the connection ends.
     ToClose,
+    /// None, and it asks to leave HTTP: what follows is judged when it is answered ([`Gate::settle`], [`Gate::open`]).
+    Upgrade,
 }
 
 /// What hyper reads in the place of a message that is refused.
@@ -46,6 +48,8 @@ pub struct Gate<M: Messages> {
     pub messages: M,
     at: At,
     head: Head,
+    /// Messages whose heads have passed.
+    begun: u64,
     /// Octets that could not pass where they were read: first those that may by now, then the beginning of a head.
     held: Vec<u8>,
     /// How many of `held` may pass.
@@ -59,6 +63,8 @@ enum At {
     Length(u64),
     Chunks(Chunks),
     ToClose,
+    /// A request asked to leave HTTP: whether what follows is a request is not known before it is answered.
+    Asked,
     /// Nothing passes any more: a message was refused as a whole.
     Refused,
     /// Nothing passes any more: a message broke whose head has passed.
@@ -68,15 +74,15 @@ enum At {
 impl<M: Messages> Gate<M> {
     /// At the beginning of a connection.
     pub fn new(messages: M) -> Self {
-        Self { messages, at: At::Head, head: Head::default(), held: Vec::new(), ready: 0, refused: None }
+        Self { messages, at: At::Head, head: Head::default(), begun: 0, held: Vec::new(), ready: 0, refused: None }
     }
 
     /// Judges octets that were just read. So many of them, from the first on, may pass where they are; what may pass of the
-    /// others is [`Self::ready`].
+    /// others is handed over later.
     pub fn sift(&mut self, octets: &[u8]) -> usize {
         if self.held.is_empty() {
             let passed = self.follow(octets);
-            if matches!(self.at, At::Head) {
+            if matches!(self.at, At::Head | At::Asked) {
                 self.held.extend_from_slice(&octets[passed..]);
             }
             return passed;
@@ -85,7 +91,7 @@ impl<M: Messages> Gate<M> {
         held.extend_from_slice(octets);
         let waiting = self.ready;
         let passed = waiting + self.follow(&held[waiting..]);
-        if !matches!(self.at, At::Head) {
+        if !matches!(self.at, At::Head | At::Asked) {
             held.truncate(passed);
         }
         // Behind what passes comes the stand-in for what does not, if there is one.
@@ -95,19 +101,20 @@ impl<M: Messages> Gate<M> {
         0
     }
 
-    /// Held octets that may pass now.
-    pub fn ready(&self) -> &[u8] {
-        &self.held[..self.ready]
-    }
-
-    /// So many of [`Self::ready`] were handed on.
-    pub fn took(&mut self, count: usize) {
-        self.held.drain(..count);
-        self.ready -= count;
+    /// Hands held octets on that may pass now, as many as `put` takes; whether there were any.
+    pub fn hand_over(&mut self, put: impl FnOnce(&[u8]) -> usize) -> bool {
+        // Nearly always.
+        if self.ready == 0 {
+            return false;
+        }
+        let taken = put(&self.held[..self.ready]);
+        self.held.drain(..taken);
+        self.ready -= taken;
         if self.held.is_empty() {
             // Rare, so the room is not kept: an idle connection holds none.
             self.held = Vec::new();
         }
+        true
     }
 
     /// The message that was refused, once.
@@ -128,6 +135,30 @@ impl<M: Messages> Gate<M> {
     /// Between two messages, and nothing of the next one has come.
     pub fn is_between(&self) -> bool {
         matches!(self.at, At::Head) && self.held.is_empty()
+    }
+
+    /// How many messages have begun.
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// An upgrade was asked for and not answered: octets are held unjudged, so many by now.
+    pub fn waits(&self) -> Option<usize> {
+        matches!(self.at, At::Asked).then_some(self.held.len() - self.ready)
+    }
+
+    /// It was answered by something else than a 101: what follows is a message like any other.
+    pub fn settle(&mut self) {
+        if matches!(self.at, At::Asked) {
+            self.at = At::Head;
+            self.sift(&[]);
+        }
+    }
+
+    /// HTTP has ended: whatever comes passes.
+    pub fn open(&mut self) {
+        self.at = At::ToClose;
+        self.ready = self.held.len();
     }
 
     /// The beginning of a head is held until the rest comes.
@@ -170,7 +201,7 @@ impl<M: Messages> Gate<M> {
                     step
                 }
                 At::ToClose => Ok(octets.len() - at),
-                At::Refused | At::Broken => return at,
+                At::Asked | At::Refused | At::Broken => return at,
             };
             match (step, began) {
                 (Ok(taken), _) => at += taken,
@@ -188,11 +219,13 @@ impl<M: Messages> Gate<M> {
     }
 
     fn begin(&mut self, body: Body) {
+        self.begun += 1;
         self.at = match body {
             Body::None => At::Head,
             Body::Length(length) => At::Length(length),
             Body::Chunked => At::Chunks(Chunks::new(self.messages.trailer_limits())),
             Body::ToClose => At::ToClose,
+            Body::Upgrade => At::Asked,
         };
     }
 

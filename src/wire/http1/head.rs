@@ -24,6 +24,8 @@ pub struct Head {
     pub(super) is_chunked: bool,
     /// `Host`, where it stands.
     pub(super) host: Option<Range<usize>>,
+    /// `Upgrade` came.
+    pub(super) upgrades: bool,
     /// `Expect`, where it stands.
     pub(super) expect: Option<Range<usize>>,
 }
@@ -77,8 +79,10 @@ impl Head {
                     return Err(Fault::Expectation);
                 }
             }
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrades = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.length.replace(length(value)?).is_some() {
+                let before = self.length.replace(length(value)?);
+                if before.is_some() {
                     return Err(Fault::Malformed("More than one Content-Length"));
                 }
             }

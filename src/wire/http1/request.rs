@@ -93,6 +93,7 @@ impl Requests {
         }
         Ok(match head.length {
             _ if head.is_chunked => Body::Chunked,
+            None | Some(0) if head.upgrades && line.is_1_1 => Body::Upgrade,
             None | Some(0) => Body::None,
             Some(length) => Body::Length(length),
         })

@@ -74,6 +74,7 @@ pub(crate) struct Received {
 pub(crate) struct Wire {
     stream: TcpStream,
     ahead: Vec<u8>,
+    lost: bool,
     seen: Arc<Seen>,
 }
 
@@ -93,7 +94,7 @@ impl Scripted {
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                 shared.connections.fetch_add(1, Ordering::AcqRel);
-                let mut wire = Wire { stream, ahead: Vec::new(), seen: shared.clone() };
+                let mut wire = Wire { stream, ahead: Vec::new(), lost: false, seen: shared.clone() };
                 let script = script.clone();
                 std::thread::spawn(move || script(&mut wire));
             }
@@ -212,7 +213,17 @@ impl Wire {
 
     /// A gateway that has gone away is no failure of the server.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = self.stream.write_all(bytes.as_ref());
+        self.lost |= self.stream.write_all(bytes.as_ref()).is_err();
+    }
+
+    /// Whether what was sent last found nobody.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lost
+    }
+
+    /// Ends its half of the connection, and still listens.
+    pub(crate) fn end_sending(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
     /// Reads to the end of the connection; true when it ended, false when it stayed open too long.

@@ -72,6 +72,11 @@ impl Connection {
         self.stream.set_read_timeout(Some(patience)).unwrap();
     }
 
+    /// Ends its half of the connection, and still listens.
+    pub(crate) fn end_sending(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     /// Closes with a reset, as a client that was killed does.
     pub(crate) fn abort(self) {
         let socket = socket2::SockRef::from(&self.stream);

@@ -4,6 +4,7 @@ mod clients;
 mod mends;
 mod rules;
 mod store;
+mod tls;
 mod upstreams;
 
 use std::path::Path;

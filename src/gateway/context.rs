@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -77,11 +77,17 @@ pub struct ConnInfo {
     /// HTTP/2: since when a head has been open, whatever else goes on; 0: none is.
     head_since: AtomicU64,
     multiplexed: AtomicBool,
+    /// HTTP/2: targets of requests that are malformed in a way that the library hides.
+    malformed: Mutex<Vec<Vec<u8>>>,
+    any_malformed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
     /// Since when the client sends no more and waits; 0: it may send, `u64::MAX`: it has taken something since.
     half_closed: AtomicU64,
 }
+
+/// Malformed requests of one connection that are remembered until they are seen.
+const MALFORMED: usize = 256;
 
 /// What a connection is doing, for its timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +128,8 @@ impl ConnInfo {
             in_flight: AtomicU32::new(0),
             head_since: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            malformed: Mutex::default(),
+            any_malformed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
             half_closed: AtomicU64::new(0),
         }
@@ -219,8 +227,9 @@ impl ConnInfo {
     }
 
     /// It speaks HTTP/2: many requests at once, and heads are told of by [`Self::in_head`].
-    pub fn multiplex(&self) {
+    pub fn multiplex(&self, now: Mono) {
         self.multiplexed.store(true, Ordering::Relaxed);
+        self.enter(Phase::Idle, now);
     }
 
     /// See [`Self::multiplex`].
@@ -235,6 +244,27 @@ impl ConnInfo {
             (false, 1..) => self.head_since.store(0, Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    /// HTTP/2: a request for this target comes next or soon, and is malformed.
+    pub fn found_malformed(&self, target: Vec<u8>) {
+        let mut malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
+        // More than can be under way at once: the library refused some, so nobody will ask for them.
+        if malformed.len() >= MALFORMED {
+            malformed.remove(0);
+        }
+        malformed.push(target);
+        self.any_malformed.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::found_malformed`]; asked once a request.
+    pub fn take_malformed(&self, target: &str) -> bool {
+        if !self.any_malformed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = malformed.iter().position(|odd| odd == target.as_bytes());
+        found.inspect(|place| drop(malformed.swap_remove(*place))).is_some()
     }
 
     /// Since when a head has been open beside what the phase says.
@@ -389,6 +419,8 @@ pub struct RequestRecord {
     pub complete: bool,
     /// The client left before it had sent its request.
     pub client_gone: bool,
+    /// It is a call of gRPC.
+    pub is_grpc: bool,
     /// Progress of the request body, if there is one.
     pub progress: Option<Arc<Progress>>,
     held: u64,
@@ -432,6 +464,7 @@ impl RequestRecord {
             status: 499,
             complete: false,
             client_gone: false,
+            is_grpc: false,
             progress: None,
             held: 0,
             bytes_out: 0,

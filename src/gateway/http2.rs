@@ -3,17 +3,29 @@
 //! Afterwards it looks like one of HTTP/1: a Host, one Cookie. So nothing behind has two cases, and what goes to an upstream
 //! that speaks HTTP/1 is what was decided about (RFC 9113 sections 8.2 and 8.3).
 
-use http::header::{COOKIE, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 
+use super::context::ConnInfo;
 use crate::policy::rejection::Rejection;
 
 /// Refuses what is malformed; gives the rest its Host and one Cookie.
-pub(super) fn normalize(head: &mut Parts) -> Result<(), Rejection> {
+pub(super) fn normalize(head: &mut Parts, conn: &ConnInfo) -> Result<(), Rejection> {
+    if conn.take_malformed(head.uri.path_and_query().map_or("", PathAndQuery::as_str)) {
+        return Err(Rejection::bad_request("Fragment in :path, or a :scheme that is not HTTP"));
+    }
     // A library that trims would see another value than one that does not (RFC 9113 section 8.2.1).
     let padded = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
     if head.headers.values().any(padded) {
         return Err(Rejection::bad_request("White space around a field value"));
+    }
+    // Two lengths that agree are still two for whoever reads what goes out.
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    if lengths.next().is_some_and(|length| !length.as_bytes().iter().all(u8::is_ascii_digit))
+        || lengths.next().is_some()
+    {
+        return Err(Rejection::bad_request("More than one Content-Length, or no number"));
     }
     if !head.headers.contains_key(HOST)
         && let Some(authority) = head.uri.authority()
@@ -45,13 +57,16 @@ mod tests {
     use super::*;
     use http::Request;
 
+    use crate::policy::instant::Mono;
+
     fn normalized(fields: &[(&str, &str)]) -> Result<Parts, Rejection> {
         let mut request = Request::builder().uri("https://a.example:8443/x");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let mut head = request.body(()).unwrap().into_parts().0;
-        normalize(&mut head).map(|()| head)
+        let conn = ConnInfo::new([127, 0, 0, 1].into(), false, Mono(0));
+        normalize(&mut head, &conn).map(|()| head)
     }
 
     #[test]
@@ -61,6 +76,14 @@ mod tests {
         assert_eq!(head.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
         // One that differs is left for the check that compares them.
         assert_eq!(normalized(&[("host", "b.example")]).unwrap().headers[HOST], "b.example");
+    }
+
+    #[test]
+    fn there_is_one_length_and_it_is_a_number() {
+        assert!(normalized(&[("content-length", "12")]).is_ok());
+        for lengths in [&[("content-length", "1"), ("content-length", "1")][..], &[("content-length", "+1")]] {
+            assert!(normalized(lengths).is_err(), "{lengths:?}");
+        }
     }
 
     #[test]

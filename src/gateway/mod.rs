@@ -200,7 +200,8 @@ impl Gateway {
             return Err(refused.rejection.clone().into());
         }
         if inbound.head.version == Version::HTTP_2 {
-            http2::normalize(&mut inbound.head)?;
+            record.is_grpc = respond::is_grpc(&inbound.head.headers);
+            http2::normalize(&mut inbound.head, conn)?;
         }
         let path = head::check(&inbound.head, &config.limits)?;
         if is_preflight(config, &inbound.head) {

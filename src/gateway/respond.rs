@@ -13,11 +13,12 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
     WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::GatewayError;
@@ -41,6 +42,10 @@ pub enum ProxyBody {
     Switched(Box<Switching>),
 }
 
+/// The status of a refusal that had to be told in another way.
+#[derive(Debug, Clone, Copy)]
+struct Told(StatusCode);
+
 /// A body with the record of its request, which ends when the body does, however that is.
 pub struct RecordedBody {
     body: ProxyBody,
@@ -58,7 +63,7 @@ impl std::fmt::Debug for RecordedBody {
 
 /// Hangs the record on the answer.
 pub fn attach(response: Response<ProxyBody>, mut record: Box<RequestRecord>) -> Response<RecordedBody> {
-    record.status = response.status().as_u16();
+    record.status = response.extensions().get::<Told>().map_or(response.status(), |told| told.0).as_u16();
     response.map(|body| RecordedBody { body, record: Some(record), revoked: None })
 }
 
@@ -181,7 +186,48 @@ pub fn render(
     }
     let malformed = matches!(&error, GatewayError::Rejected(r) if r.is_malformed());
     refuse_body(conn, inbound, malformed || record.is_unread(), &mut headers);
+    if record.is_grpc {
+        return grpc_response(&problem, record, headers);
+    }
     problem_response(&problem, &error.violated(), record, headers)
+}
+
+/// `application/grpc`, with or without a codec.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// A refusal as gRPC has it: a head that is also the end, with a status of its own and the reason in words.
+fn grpc_response(problem: &Problem, record: &RequestRecord, headers: HeaderMap) -> Response<ProxyBody> {
+    const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
+    let mut response = Response::new(ProxyBody::Own(Bytes::new()));
+    *response.headers_mut() = headers;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(grpc_status(problem.status)));
+    let words = format!("{}: {}", problem.message, problem.detail);
+    insert(headers, HeaderName::from_static("grpc-message"), &utf8_percent_encode(&words, MESSAGE).to_string());
+    headers.insert(X_REQUEST_ID, record.request_id.to_value());
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.extensions_mut().insert(Told(status));
+    response
+}
+
+/// The canonical code (google.rpc.Code) for a status, but for an unknown path: that is an unknown method, as gRPC's own mapping
+/// of HTTP statuses has it.
+const fn grpc_status(status: u16) -> u16 {
+    match status {
+        400 | 415 => 3,             // INVALID_ARGUMENT
+        408 | 504 => 4,             // DEADLINE_EXCEEDED
+        403 => 7,                   // PERMISSION_DENIED
+        413 | 414 | 429 | 431 => 8, // RESOURCE_EXHAUSTED
+        404 | 405 => 12,            // UNIMPLEMENTED
+        502 | 503 => 14,            // UNAVAILABLE
+        401 => 16,                  // UNAUTHENTICATED
+        500.. => 13,                // INTERNAL
+        _ => 2,                     // UNKNOWN
+    }
 }
 
 /// The answer to a CORS preflight, but for the fields that every answer gets (`policy::cors`).
@@ -193,7 +239,7 @@ pub fn preflight(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord)
     response
 }
 
-fn insert(headers: &mut HeaderMap, name: http::HeaderName, text: &str) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);
     }

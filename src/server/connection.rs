@@ -47,8 +47,9 @@ pub(super) async fn serve(gateway: Arc<Gateway>, stream: TcpStream, tls: Option<
 async fn sniff(gateway: &Gateway, mut stream: TcpStream, conn: &ConnInfo) -> io::Result<(Socket, Protocol)> {
     let mut first = [0; PREFACE.len()];
     let seen = stream.peek(&mut first).await?;
-    if !PREFACE.starts_with(&first[..seen]) || seen == 0 {
-        return Ok((Socket::plain(stream, Vec::new()), Protocol::Http1));
+    if seen == PREFACE.len() || seen == 0 || !PREFACE.starts_with(&first[..seen]) {
+        let protocol = if first == *PREFACE { Protocol::Http2 } else { Protocol::Http1 };
+        return Ok((Socket::plain(stream, Vec::new()), protocol));
     }
     let mut ahead = Vec::with_capacity(PREFACE.len());
     while ahead.len() < PREFACE.len() && PREFACE.starts_with(&ahead) {

@@ -32,8 +32,9 @@ const PONG: Duration = Duration::from_secs(20);
 
 /// Serves to the end of the connection; once it drains, until the requests in flight are answered.
 pub(super) async fn serve(gateway: Arc<Gateway>, socket: Socket, conn: Arc<ConnInfo>) -> hyper::Result<()> {
-    conn.multiplex();
-    let io = Http2Io::new(socket, conn.clone(), gateway.shared().clock.clone());
+    conn.multiplex(gateway.shared().clock.mono());
+    let longest_head = header_list(&gateway.snapshot().config.limits);
+    let io = Http2Io::new(socket, conn.clone(), gateway.shared().clock.clone(), longest_head as usize);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -41,7 +42,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, socket: Socket, conn: Arc<ConnI
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(header_list(&gateway.snapshot().config.limits))
+        .max_header_list_size(longest_head)
         .max_pending_accept_reset_streams(UNSEEN_RESETS)
         .max_local_error_reset_streams(OUR_RESETS)
         .keep_alive_interval(PING)

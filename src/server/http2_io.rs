@@ -16,7 +16,8 @@ use tokio::time::{Sleep, sleep};
 use crate::clock::Clock;
 use crate::gateway::context::ConnInfo;
 use crate::upstream::Socket;
-use crate::wire::frames::{Budget, Walker, go_away};
+use crate::wire::frames::{Budget, Reason, Walker, go_away};
+use crate::wire::heads::{Heads, Odd};
 
 /// How long, and how much, a peer may go on sending after the last frame: closing at once would reset the connection and could
 /// destroy that frame on its way.
@@ -29,6 +30,7 @@ pub(super) struct Http2Io {
     conn: Arc<ConnInfo>,
     clock: Arc<dyn Clock>,
     inbound: Walker,
+    heads: Heads,
     outbound: Walker,
     budget: Budget,
     /// What is still to be said of a peer that was cut off; `None`: it was not.
@@ -38,19 +40,32 @@ pub(super) struct Http2Io {
 
 impl Http2Io {
     /// Around a socket whose preface has not been taken from it.
-    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>, longest_head: usize) -> Self {
         conn.in_head(true, &*clock);
         let (inbound, outbound, budget) = (Walker::client(), Walker::server(), Budget::new(clock.mono()));
-        Self { socket, conn, clock, inbound, outbound, budget, farewell: None, linger: None }
+        let heads = Heads::new(longest_head);
+        Self { socket, conn, clock, inbound, heads, outbound, budget, farewell: None, linger: None }
     }
 
-    /// Looks at octets that came; false when the peer has sent enough.
-    fn admit(&mut self, octets: &[u8]) -> bool {
-        let Self { inbound, budget, clock, .. } = self;
-        let mut admitted = true;
-        inbound.feed(octets, |frame| admitted &= budget.spend(frame, || clock.mono()));
+    /// Looks at octets that came; tells why they are the last.
+    fn admit(&mut self, octets: &[u8]) -> Option<Reason> {
+        let Self { inbound, heads, budget, clock, conn, .. } = self;
+        let (mut admitted, mut malformed) = (true, false);
+        inbound.feed_heads(
+            octets,
+            heads,
+            |frame| admitted &= budget.spend(frame, || clock.mono()),
+            |odd| match odd {
+                Odd::Request(target) => conn.found_malformed(target),
+                Odd::Trailers => malformed = true,
+            },
+        );
         self.conn.in_head(self.inbound.is_in_head(), &*self.clock);
-        admitted
+        match (malformed, admitted) {
+            (true, _) => Some(Reason::Malformed),
+            (false, false) => Some(Reason::TooMuch),
+            (false, true) => None,
+        }
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>, slices: &[IoSlice<'_>]) {
@@ -83,9 +98,9 @@ impl AsyncRead for Http2Io {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
-        if !this.admit(&buf.filled()[before..]) {
-            tracing::debug!(client = %this.conn.peer, "cut off: too many frames that do nothing");
-            this.farewell = Some(go_away(this.inbound.last_stream));
+        if let Some(reason) = this.admit(&buf.filled()[before..]) {
+            tracing::debug!(client = %this.conn.peer, ?reason, "a connection is cut off");
+            this.farewell = Some(go_away(this.inbound.last_stream, reason));
             buf.set_filled(before);
         }
         Poll::Ready(Ok(()))

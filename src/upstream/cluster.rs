@@ -19,6 +19,7 @@ use super::fields::{self, Fields};
 use super::health;
 use super::peer::Peer;
 use super::pool::Pool;
+use super::tls::UpstreamConnector;
 use crate::config::model::{self, Host, Retries, Secret, Upstream};
 use crate::telemetry::Metrics;
 use crate::telemetry::names::UpstreamMetrics;
@@ -39,6 +40,7 @@ pub struct Clusters {
 pub(super) struct Cluster {
     pub(super) config: Upstream,
     pub(super) metrics: Arc<UpstreamMetrics>,
+    pub(super) tls: UpstreamConnector,
     pub(super) resolve: Resolve,
     /// When a look-up on demand failed last; held while one is under way.
     pub(super) asked: tokio::sync::Mutex<Option<Instant>>,
@@ -123,9 +125,11 @@ impl Cluster {
         resolve: Resolve,
         earlier: Option<&Arc<Self>>,
     ) -> Arc<Self> {
+        let tls = UpstreamConnector::new(&config);
         let cluster = Arc::new(Self {
             fields: ArcSwap::from_pointee(fields),
             config,
+            tls,
             metrics,
             resolve,
             asked: tokio::sync::Mutex::default(),

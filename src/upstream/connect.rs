@@ -4,35 +4,67 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::UpstreamError;
 use super::gather::UpstreamIo;
 use super::heard::Heard;
+use super::http2::{self, Connections, NewConnection};
 use super::interim::{Interims, Overheard};
-use super::pool::Connection;
+use super::sender::{Http1, Sender};
 use super::socket::Socket;
+use super::tls::UpstreamConnector;
 use crate::config::model::{Endpoint, Upstream};
 use crate::wire::http1::{Exchange, MAX_HEAD};
 
-/// Within `connect_timeout`. `address` is one of the endpoint's.
+/// A connection that was opened just now.
+pub(super) enum Connected {
+    /// For one exchange after the other.
+    Http1(Http1),
+    /// For many at once.
+    Http2(NewConnection),
+}
+
+impl Connected {
+    /// What sends on it; one for many at once is kept among those that are `shared`.
+    pub(super) fn into_sender(self, shared: &Connections) -> Sender {
+        match self {
+            Self::Http1(http1) => Sender::Http1(http1),
+            Self::Http2(new) => Sender::Http2(shared.keep(new)),
+        }
+    }
+}
+
+/// Within `connect_timeout`, everything included that comes before the request. `address` is one of the endpoint's.
 pub(super) async fn connect(
     upstream: &Upstream,
-    _endpoint: &Endpoint,
+    endpoint: &Endpoint,
     address: SocketAddr,
-) -> Result<Connection, UpstreamError> {
-    let stream = match timeout(upstream.connect_timeout, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+    tls: &UpstreamConnector,
+) -> Result<Connected, UpstreamError> {
+    let connected = timeout(upstream.connect_timeout, async {
+        let stream = TcpStream::connect(address).await.map_err(|error| {
             tracing::debug!(upstream = %upstream.name, %address, %error, "no connection");
-            return Err(UpstreamError::Unreachable);
+            UpstreamError::Unreachable
+        })?;
+        let _ = stream.set_nodelay(true);
+        let socket = match endpoint.encrypted {
+            false => Socket::plain(stream, Vec::new()),
+            true => Socket::tls(tls.connect(stream, endpoint).await?),
+        };
+        if upstream.http2 {
+            return http2::handshake(TokioIo::new(socket), endpoint.encrypted).await.map(Connected::Http2);
         }
-        Err(_elapsed) => return Err(UpstreamError::Unreachable),
-    };
-    let _ = stream.set_nodelay(true);
+        speak_http1(socket).await.map(Connected::Http1)
+    });
+    connected.await.unwrap_or(Err(UpstreamError::Unreachable))
+}
+
+async fn speak_http1(socket: Socket) -> Result<Http1, UpstreamError> {
     let (exchange, heard, interims) = (Arc::<Exchange>::default(), Heard::default(), Interims::default());
-    let io = UpstreamIo::new(Socket::plain(stream, Vec::new()), exchange.clone(), heard.clone());
+    let io = UpstreamIo::new(socket, exchange.clone(), heard.clone());
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(Overheard::new(io, &interims))
@@ -40,5 +72,5 @@ pub(super) async fn connect(
         .map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
     let task = tokio::spawn(connection.with_upgrades()).abort_handle();
-    Ok(Connection { sender, task, heard, interims, exchange })
+    Ok(Http1 { sender, task, heard, interims, exchange })
 }

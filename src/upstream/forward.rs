@@ -203,14 +203,13 @@ impl Upstreams {
                 Ok(found) => found,
                 Err(error) => return failed(error, Failure::Unsent, Some(request)),
             };
-            lease.heard().reset();
-            lease.interims().begin();
-            let answer = lease.send(request);
-            let answer = match wait_for_head(answer, lease.interims(), sending.progress, sending.limits).await {
+            let answer = lease.sender().send(request);
+            let interims = lease.sender().interims();
+            let answer = match wait_for_head(answer, interims, sending.progress, sending.limits).await {
                 Ok(answer) => answer,
                 Err(error) => return failed(error, Failure::Final, None),
             };
-            let mut lost = match answer {
+            let lost = match answer {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && sending.limits.upgrade => {
                     lease.under_way = under_way.take();
                     return Ok(response.map(|incoming| UpstreamBody::switching(incoming, lease)));
@@ -228,15 +227,14 @@ impl Upstreams {
                         Err(_) => failed(UpstreamError::Malformed, Failure::Final, None),
                     };
                 }
-                Err(lost) => lost,
+                Err(lost) => lease.sender().judge(lost),
             };
-            match lost.take_message() {
+            match lost.unsent {
                 Some(unsent) if reused => (request, fresh) = (unsent, false),
                 Some(unsent) => return failed(UpstreamError::Unreachable, Failure::Unsent, Some(unsent)),
                 None => {
                     let body = sending.progress.and_then(|progress| progress.failure());
-                    let silent = lease.heard().nothing(&lost.into_error());
-                    let failure = if silent { Failure::Unanswered } else { Failure::Final };
+                    let failure = if lost.silent { Failure::Unanswered } else { Failure::Final };
                     return failed(body.map_or(UpstreamError::Malformed, UpstreamError::RequestBody), failure, None);
                 }
             }
@@ -250,6 +248,12 @@ impl Upstreams {
         sending: &Sending<'_>,
         fresh: bool,
     ) -> Result<(Lease, bool), UpstreamError> {
+        // Also where a fresh one is asked for: one that was lost is not shared any more.
+        if self.targets[sending.id.0].cluster.config.http2
+            && let Some(lease) = pool.share()
+        {
+            return Ok((lease, true));
+        }
         while let Some(mut lease) = pool.take().filter(|_| !fresh) {
             if sending.once {
                 // One turn of the event loop: a close that has arrived is known after it.
@@ -257,7 +261,7 @@ impl Upstreams {
             }
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
             // reads no more of what it was sent would hold up a stranger's request.
-            if lease.sender().is_ready() || matches!(timeout(SETTLE, lease.sender().ready()).await, Ok(Ok(()))) {
+            if lease.sender().is_ready() || timeout(SETTLE, lease.sender().ready()).await == Ok(true) {
                 return Ok((lease, true));
             }
         }
@@ -266,12 +270,9 @@ impl Upstreams {
     }
 
     async fn connect(&self, pool: &Arc<Pool>, sending: &Sending<'_>) -> Result<Lease, UpstreamError> {
-        let (config, peer) = (&self.targets[sending.id.0].cluster.config, pool.peer());
         let end = deadline(sending.limits.since, sending.limits.response);
-        let connected = timeout_at(end, connect(config, &peer.endpoint, peer.address)).await;
-        let connection = connected.map_err(|_elapsed| UpstreamError::Timeout)??;
-        self.targets[sending.id.0].cluster.metrics.connects.increment(1);
-        Ok(pool.lease(connection))
+        let opened = timeout_at(end, open(pool, &self.targets[sending.id.0].cluster)).await;
+        opened.unwrap_or(Err(UpstreamError::Timeout))
     }
 
     /// Closes connections that have been idle too long, and lets the budgets forget. The worker's sweep.
@@ -321,13 +322,33 @@ fn duplicate(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     Some(copy)
 }
 
+/// Opens a connection; where others will share it, one at a time, because the next request may find room on it.
+async fn open(pool: &Arc<Pool>, cluster: &Cluster) -> Result<Lease, UpstreamError> {
+    let (config, peer, failed) = (&cluster.config, pool.peer(), pool.failed.load(Ordering::Relaxed));
+    let _turn = if config.http2 { Some(pool.opening.lock().await) } else { None };
+    if config.http2 {
+        if let Some(lease) = pool.share() {
+            return Ok(lease);
+        }
+        if pool.failed.load(Ordering::Relaxed) != failed {
+            return Err(UpstreamError::Unreachable);
+        }
+    }
+    let connected = connect(config, &peer.endpoint, peer.address, &cluster.tls).await.inspect_err(|_| {
+        pool.failed.fetch_add(1, Ordering::Relaxed);
+    })?;
+    cluster.metrics.connects.increment(1);
+    Ok(pool.lease(connected))
+}
+
 /// Waits for the head; the clock starts over as long as the request's body still moves.
 async fn wait_for_head<T>(
     answer: impl Future<Output = T>,
-    interims: &Interims,
+    interims: Option<&Interims>,
     progress: Option<&Arc<Progress>>,
     Forwarding { since, response: limit, aside, .. }: Forwarding<'_>,
 ) -> Result<T, UpstreamError> {
+    let told = aside.zip(interims);
     let mut answer = std::pin::pin!(answer);
     let frames = || progress.map_or(0, |progress| progress.frames());
     let mut seen = frames();
@@ -337,7 +358,9 @@ async fn wait_for_head<T>(
             biased;
             answered = &mut answer => {
                 // Those that came with it are older.
-                while let (Some(aside), Some(interim)) = (aside, interims.take()) {
+                while let Some((aside, interims)) = told
+                    && let Some(interim) = interims.take()
+                {
                     aside.say(interim).await;
                 }
                 return Ok(answered);
@@ -350,14 +373,14 @@ async fn wait_for_head<T>(
                 timer.as_mut().reset(deadline(Instant::now(), limit));
             }
             // Last: an upstream that never stops must not keep the timer from being looked at.
-            (aside, interim) = next_interim(aside, interims) => aside.say(interim).await,
+            (aside, interim) = next_interim(told) => aside.say(interim).await,
         }
     }
 }
 
-async fn next_interim<'a>(aside: Option<&'a Aside>, interims: &Interims) -> (&'a Aside, Vec<u8>) {
-    match aside {
-        Some(aside) => (aside, interims.next().await),
+async fn next_interim<'a>(told: Option<(&'a Aside, &Interims)>) -> (&'a Aside, Vec<u8>) {
+    match told {
+        Some((aside, interims)) => (aside, interims.next().await),
         None => std::future::pending().await,
     }
 }

@@ -15,11 +15,14 @@ mod forward;
 mod gather;
 mod health;
 mod heard;
+mod http2;
 mod interim;
 mod peer;
 mod pool;
 mod rewriting;
+mod sender;
 mod socket;
+mod tls;
 mod upgrade;
 
 pub use aside::Aside;

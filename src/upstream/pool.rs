@@ -6,58 +6,18 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::header::UPGRADE;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::SendRequest;
-use tokio::task::AbortHandle;
-
-use super::body::RequestBody;
-use super::heard::Heard;
-use super::interim::Interims;
+use super::connect::Connected;
+use super::http2::Connections;
 use super::peer::{Peer, UnderWay};
-use crate::wire::http1::Exchange;
+use super::sender::{Http1, Sender};
 
 /// Idle connections that one worker keeps to one address.
 const MAX_IDLE: usize = 256;
 /// Idle for so many rounds of the worker's sweep (half a second each), a connection is closed: most servers would do it soon after.
 const MAX_ROUNDS: u32 = 110;
 
-/// A connection and the task that drives it: both end when it is dropped, whatever hyper still had to write.
-pub(super) struct Connection {
-    pub(super) sender: SendRequest<RequestBody>,
-    pub(super) task: AbortHandle,
-    pub(super) heard: Heard,
-    pub(super) interims: Interims,
-    /// Tells the socket's gate what is asked.
-    pub(super) exchange: Arc<Exchange>,
-}
-
-impl Connection {
-    /// Whether it can take another request.
-    fn is_over(&self) -> bool {
-        self.sender.is_closed() || self.exchange.is_spoilt()
-    }
-
-    /// Sends a request; its answer, or itself when it was not sent.
-    pub(super) fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
-        self.exchange.begin(request.method(), request.headers().contains_key(UPGRADE));
-        self.sender.try_send_request(request)
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 struct Idle {
-    connection: Connection,
+    connection: Http1,
     /// The round in which it became idle.
     since: u32,
 }
@@ -67,6 +27,12 @@ struct Idle {
 pub(super) struct Pool {
     peer: Arc<Peer>,
     idle: Mutex<Vec<Idle>>,
+    /// Those that many exchanges share; none on an upstream of HTTP/1.
+    shared: Connections,
+    /// Held while one is opened that others will share: they wait for it.
+    pub(super) opening: tokio::sync::Mutex<()>,
+    /// Connections that could not be opened: whoever waited for one fails with it.
+    pub(super) failed: AtomicU32,
     /// Counts sweeps: a clock that costs a request nothing.
     round: AtomicU32,
     /// The address is gone: nothing is kept any more.
@@ -75,7 +41,7 @@ pub(super) struct Pool {
 
 /// A connection in use. Dropped, it closes; [`Lease::give_back`] keeps it.
 pub(super) struct Lease {
-    connection: Connection,
+    sender: Sender,
     pool: Arc<Pool>,
     /// Counts the request where there is a choice of endpoints, until the answer has ended.
     pub(super) under_way: Option<UnderWay>,
@@ -84,7 +50,8 @@ pub(super) struct Lease {
 impl Pool {
     pub(super) fn new(peer: Arc<Peer>) -> Self {
         let (idle, round, retired) = (Mutex::default(), AtomicU32::new(0), AtomicBool::new(false));
-        Self { peer, idle, round, retired }
+        let (shared, opening, failed) = (Connections::default(), tokio::sync::Mutex::default(), AtomicU32::new(0));
+        Self { peer, idle, shared, opening, failed, round, retired }
     }
 
     /// Where its connections lead.
@@ -97,21 +64,31 @@ impl Pool {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Idle { connection, .. }) = idle.pop() {
             if !connection.is_over() {
-                return Some(self.lease(connection));
+                return Some(self.lend(Sender::Http1(connection)));
             }
         }
         None
     }
 
-    /// A lease of this connection.
-    pub(super) fn lease(self: &Arc<Self>, connection: Connection) -> Lease {
-        Lease { connection, pool: self.clone(), under_way: None }
+    /// Room on a connection that others share.
+    pub(super) fn share(self: &Arc<Self>) -> Option<Lease> {
+        self.shared.slot().map(|slot| self.lend(Sender::Http2(slot)))
+    }
+
+    /// A lease of a new connection.
+    pub(super) fn lease(self: &Arc<Self>, connected: Connected) -> Lease {
+        self.lend(connected.into_sender(&self.shared))
+    }
+
+    fn lend(self: &Arc<Self>, sender: Sender) -> Lease {
+        Lease { sender, pool: self.clone(), under_way: None }
     }
 
     /// The address is gone: closes what is idle now, and whatever comes back.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.clear();
     }
 
     /// Closes what has been idle too long. Called by the worker's sweep, never on a request.
@@ -135,36 +112,20 @@ impl Lease {
         &self.pool.peer
     }
 
-    /// Whether anything comes on it.
-    pub(super) fn heard(&self) -> &Heard {
-        &self.connection.heard
-    }
-
-    pub(super) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
-        &mut self.connection.sender
-    }
-
-    /// What comes before the answer.
-    pub(super) fn interims(&self) -> &Interims {
-        &self.connection.interims
-    }
-
-    /// Sends a request; its answer, or itself when it was not sent.
-    pub(super) fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
-        self.connection.send(request)
+    pub(super) fn sender(&mut self) -> &mut Sender {
+        &mut self.sender
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.
     pub(super) fn give_back(self) {
-        if self.connection.is_over() {
+        // A shared one is kept by others, and the slot on it is free again.
+        let Sender::Http1(connection) = self.sender else { return };
+        if connection.is_over() {
             return;
         }
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE && !self.pool.retired.load(Ordering::Relaxed) {
-            idle.push(Idle { connection: self.connection, since: self.pool.round.load(Ordering::Relaxed) });
+            idle.push(Idle { connection, since: self.pool.round.load(Ordering::Relaxed) });
         }
     }
 }

@@ -4,6 +4,7 @@
 //! that makes us work without asking for anything (CVE-2023-44487, CVE-2019-9511 to 9518). A [`Budget`] is earned by work that
 //! is done for the peer and grows slowly by itself, so that no rate of honest use comes near its end.
 
+use super::heads::{Heads, Odd};
 use crate::policy::instant::Mono;
 
 /// What a client sends first (RFC 9113 section 3.4).
@@ -39,18 +40,50 @@ impl Frame {
         Self { length: u32::from_be_bytes([0, a, b, c]), kind, flags, stream }
     }
 
+    /// Its part in a field section.
+    pub const fn section(self) -> Section {
+        match self.kind {
+            HEADERS | CONTINUATION if self.flags & END_HEADERS != 0 => Section::Last,
+            HEADERS | CONTINUATION => Section::More,
+            _ => Section::Other,
+        }
+    }
+
+    /// It carries on with a block that another frame began.
+    pub const fn is_continuation(self) -> bool {
+        self.kind == CONTINUATION
+    }
+
     /// The frame ends its stream in its direction.
     pub const fn ends_stream(self) -> bool {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
     }
 }
 
-/// A GOAWAY that says ENHANCE_YOUR_CALM, of a connection whose last stream was this one.
-pub fn go_away(last_stream: u32) -> Vec<u8> {
+/// Why a connection is ended (RFC 9113 section 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// PROTOCOL_ERROR
+    Malformed = 1,
+    /// ENHANCE_YOUR_CALM
+    TooMuch = 0xb,
+}
+
+/// The GOAWAY that says so, of a connection whose last stream was this one.
+pub fn go_away(last_stream: u32, reason: Reason) -> Vec<u8> {
     let mut frame = vec![0, 0, 8, 7, 0, 0, 0, 0, 0];
     frame.extend(last_stream.to_be_bytes());
-    frame.extend([0, 0, 0, 0xb]);
+    frame.extend([0, 0, 0, reason as u8]);
     frame
+}
+
+/// What there is to see on the way.
+enum Event<'a> {
+    /// A frame begins.
+    Frame(Frame),
+    /// Octets of its payload, when it is part of a field section.
+    Head(&'a [u8]),
 }
 
 /// Walks over one direction of a connection, however its octets are cut.
@@ -62,12 +95,15 @@ pub struct Walker {
     filled: usize,
     /// What is under way when something is left, and after it: part of a field section, and whether its last.
     section: Section,
+    /// Past the preface, if there is one.
+    is_framed: bool,
     /// The highest stream that was named.
     pub last_stream: u32,
 }
 
+/// What a frame has to do with field sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Section {
+pub enum Section {
     /// No field section.
     Other,
     /// More of it follows in another frame.
@@ -79,39 +115,67 @@ enum Section {
 impl Walker {
     /// At the beginning of the preface, which clients send.
     pub const fn client() -> Self {
-        Self { left: PREFACE.len() as u32, section: Section::Last, ..Self::server() }
+        Self { left: PREFACE.len() as u32, section: Section::Last, is_framed: false, ..Self::server() }
     }
 
     /// At the beginning of a frame.
     pub const fn server() -> Self {
-        Self { left: 0, head: [0; HEAD], filled: 0, section: Section::Other, last_stream: 0 }
+        Self { left: 0, head: [0; HEAD], filled: 0, section: Section::Other, is_framed: true, last_stream: 0 }
     }
 
     /// The next octets; `on` is told of each frame once its head is complete.
-    pub fn feed(&mut self, mut octets: &[u8], mut on: impl FnMut(Frame)) {
+    pub fn feed(&mut self, octets: &[u8], mut on: impl FnMut(Frame)) {
+        self.walk(octets, |event| {
+            if let Event::Frame(frame) = event {
+                on(frame);
+            }
+        });
+    }
+
+    /// The same, with a look at the field blocks; `odd` is told of what is malformed in them ([`Heads::payload`]).
+    pub fn feed_heads(
+        &mut self,
+        octets: &[u8],
+        heads: &mut Heads,
+        mut on: impl FnMut(Frame),
+        mut odd: impl FnMut(Odd),
+    ) {
+        self.walk(octets, |event| match event {
+            Event::Frame(frame) => {
+                on(frame);
+                if frame.section() != Section::Other {
+                    heads.begin(frame);
+                    if frame.length == 0 {
+                        heads.payload(&[]).into_iter().for_each(&mut odd);
+                    }
+                }
+            }
+            Event::Head(payload) => heads.payload(payload).into_iter().for_each(&mut odd),
+        });
+    }
+
+    fn walk(&mut self, mut octets: &[u8], mut on: impl FnMut(Event<'_>)) {
         loop {
-            let skipped = octets.len().min(self.left as usize);
-            self.left -= skipped as u32;
-            octets = &octets[skipped..];
-            if octets.is_empty() {
+            let (passed, rest) = octets.split_at(octets.len().min(self.left as usize));
+            self.left -= passed.len() as u32;
+            if self.is_framed && self.section != Section::Other && !passed.is_empty() {
+                on(Event::Head(passed));
+            }
+            if rest.is_empty() {
                 return;
             }
-            let taken = octets.len().min(HEAD - self.filled);
-            self.head[self.filled..self.filled + taken].copy_from_slice(&octets[..taken]);
+            let taken = rest.len().min(HEAD - self.filled);
+            self.head[self.filled..self.filled + taken].copy_from_slice(&rest[..taken]);
             self.filled += taken;
-            octets = &octets[taken..];
+            octets = &rest[taken..];
             if self.filled < HEAD {
                 return;
             }
             let frame = Frame::parse(self.head);
-            (self.filled, self.left) = (0, frame.length);
-            self.section = match frame.kind {
-                HEADERS | CONTINUATION if frame.flags & END_HEADERS != 0 => Section::Last,
-                HEADERS | CONTINUATION => Section::More,
-                _ => Section::Other,
-            };
+            (self.filled, self.left, self.is_framed) = (0, frame.length, true);
+            self.section = frame.section();
             self.last_stream = self.last_stream.max(frame.stream);
-            on(frame);
+            on(Event::Frame(frame));
         }
     }
 

@@ -13,10 +13,13 @@ pub struct Malformed;
 /// A field costs the table so much beside its octets (RFC 7541 section 4.1).
 const OVERHEAD: usize = 32;
 
+/// Name and value.
+type Entry = (Box<[u8]>, Box<[u8]>);
+
 /// The decoder of one direction of a connection.
 #[derive(Debug)]
 pub struct Decoder {
-    table: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    table: VecDeque<Entry>,
     size: usize,
     /// What the peer has chosen, and what it may choose.
     limit: usize,

@@ -3,6 +3,7 @@
 //! Pure: octets in, verdicts out. Knows no socket, no route and no key.
 
 pub mod frames;
+pub mod heads;
 mod host;
 pub mod hpack;
 pub mod http1;

@@ -58,7 +58,9 @@ fn names(value: &Value<'_>) -> Option<Vec<String>> {
             DnsName::try_from(name).ok().map(|_| text.to_ascii_lowercase())
         })
     };
-    value.items()?.iter().map(name).collect()
+    // All of them before the first that is none: every mistake at once.
+    let names: Vec<_> = value.items()?.iter().map(name).collect();
+    names.into_iter().collect()
 }
 
 /// `upstreams.X.tls`

@@ -103,7 +103,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// What a request without a body begins with.
-pub(crate) fn get<'a>(path: &'a str) -> Vec<(&'a str, &'a str)> {
+pub(crate) fn get(path: &str) -> Vec<(&str, &str)> {
     request("GET", path)
 }
 
@@ -155,7 +155,14 @@ impl Http2 {
     pub(crate) fn start_block(&mut self, block: &[u8], ends: bool) -> u32 {
         let stream = self.next_stream;
         self.next_stream += 2;
-        self.frame(HEADERS, END_HEADERS | if ends { END_STREAM } else { 0 }, stream, block);
+        // In frames as large as every peer takes.
+        let (first, rest) = block.split_at(block.len().min(16_384));
+        let flags = if ends { END_STREAM } else { 0 } | if rest.is_empty() { END_HEADERS } else { 0 };
+        self.frame(HEADERS, flags, stream, first);
+        let mut pieces = rest.chunks(16_384).peekable();
+        while let Some(piece) = pieces.next() {
+            self.frame(CONTINUATION, if pieces.peek().is_none() { END_HEADERS } else { 0 }, stream, piece);
+        }
         stream
     }
 

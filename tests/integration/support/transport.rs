@@ -3,13 +3,17 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+};
 
 /// Longer than anything a test waits for: reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,11 +54,6 @@ impl Transport {
             Self::Plain(_) => None,
             Self::Tls(stream) => Some(&stream.conn),
         }
-    }
-
-    /// The server's own certificate.
-    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
-        self.session().unwrap().peer_certificates().unwrap()[0].clone().into_owned()
     }
 
     pub(crate) fn is_resumed(&self) -> bool {
@@ -116,6 +115,16 @@ impl TlsClient {
         Ok(Transport::Tls(Box::new(stream)))
     }
 
+    /// The certificate that the server shows, whether or not it is for the name that was asked for.
+    pub(crate) fn shown(&self, address: SocketAddr) -> CertificateDer<'static> {
+        let shown = Arc::new(Mutex::new(None));
+        let mut config = self.config.clone();
+        config.dangerous().set_certificate_verifier(Arc::new(Looker(shown.clone())));
+        Self { config, name: self.name.clone() }.connect(address, &["h2"]).unwrap();
+        let shown = shown.lock().unwrap().take();
+        shown.unwrap()
+    }
+
     /// One request of HTTP/1.1 on a connection of its own: the head of the answer and what follows.
     pub(crate) fn ask(&self, address: SocketAddr, request: &str) -> io::Result<String> {
         let mut transport = self.connect(address, &["http/1.1"])?;
@@ -126,6 +135,46 @@ impl TlsClient {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !text.is_empty() => Ok(text),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Believes everybody and keeps what it was shown.
+#[derive(Debug)]
+struct Looker(Arc<Mutex<Option<CertificateDer<'static>>>>);
+
+impl ServerCertVerifier for Looker {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = Some(certificate.clone().into_owned());
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -1,0 +1,220 @@
+//! HTTP/2 to an upstream: few connections, each with many exchanges at once.
+//!
+//! An exchange holds a [`Slot`] from its request to the end of its response; when all slots that the peer allows are taken,
+//! another connection is opened. A connection on which the peer refused or said goodbye gets no new exchanges.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, Uri, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self as conn, Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::task::AbortHandle;
+
+use super::UpstreamError;
+use super::body::RequestBody;
+use super::sender::Unanswered;
+use super::socket::Socket;
+
+/// Exchanges at once on one connection, however many the peer would allow.
+const MOST: usize = 256;
+/// The largest field section accepted from an upstream.
+const MAX_HEAD: u32 = 256 * 1024;
+/// Octets of one response, and of all of a connection, that may lie here unread.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// While exchanges wait, the peer is asked this often whether it is there, and may take so long to say so.
+const PING: Duration = Duration::from_secs(15);
+const PONG: Duration = Duration::from_secs(10);
+
+/// The connections of one worker to one upstream.
+#[derive(Default)]
+pub(super) struct Connections(Mutex<Vec<Arc<Connection>>>);
+
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+    scheme: Scheme,
+    taken: AtomicUsize,
+    driven: Driven,
+    retired: AtomicBool,
+}
+
+/// The connection itself, until its end. Its task polls it; others only ask what the peer allows. All on one thread, so nobody
+/// ever waits.
+type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Socket>, RequestBody, TokioExecutor>>>>>>;
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Room for one exchange on a connection.
+pub(super) struct Slot(Arc<Connection>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Connections {
+    /// Room on a connection that is there, if any has some.
+    pub(super) fn slot(&self) -> Option<Slot> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|connection| connection.is_usable());
+        open.iter().find(|connection| connection.has_room()).map(Slot::take)
+    }
+
+    /// No new exchanges on any of them; each closes when its last has ended.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Keeps a new connection, and takes the first slot on it.
+    pub(super) fn keep(&self, connection: NewConnection) -> Slot {
+        let NewConnection { sender, task, scheme, driven } = connection;
+        let (taken, retired) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let connection = Arc::new(Connection { sender, task, scheme, taken, driven, retired });
+        let slot = Slot::take(&connection);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        slot
+    }
+}
+
+impl Connection {
+    fn is_usable(&self) -> bool {
+        !self.retired.load(Ordering::Relaxed) && !self.sender.is_closed()
+    }
+
+    fn has_room(&self) -> bool {
+        let driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = driven.as_ref().map_or(0, |connection| connection.current_max_send_streams());
+        self.taken.load(Ordering::Relaxed) < allowed.min(MOST)
+    }
+}
+
+/// A connection after its handshake.
+pub(super) struct NewConnection {
+    sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+    scheme: Scheme,
+    driven: Driven,
+}
+
+/// Speaks HTTP/2 on a socket.
+pub(super) async fn handshake(socket: TokioIo<Socket>, encrypted: bool) -> Result<NewConnection, UpstreamError> {
+    let (sender, connection) = Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        .handshake(socket)
+        .await
+        .map_err(|_| UpstreamError::Unreachable)?;
+    let driven = Arc::new(Mutex::new(Some(Box::pin(connection))));
+    let polled = driven.clone();
+    let task = tokio::spawn(poll_fn(move |cx| {
+        let mut driven = polled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = &mut *driven {
+            ready!(connection.as_mut().poll(cx).map(drop));
+        }
+        // Dropped at once: requests that it had not begun to send go back to those who wait for them.
+        *driven = None;
+        Poll::Ready(())
+    }));
+    let scheme = if encrypted { Scheme::HTTPS } else { Scheme::HTTP };
+    Ok(NewConnection { sender, task: task.abort_handle(), scheme, driven })
+}
+
+impl Slot {
+    fn take(connection: &Arc<Connection>) -> Self {
+        connection.taken.fetch_add(1, Ordering::Relaxed);
+        Self(connection.clone())
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        self.0.is_usable()
+    }
+
+    /// Sends it; gives it back when the peer has not begun to process it.
+    pub(super) fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
+        exchange(self.0.clone(), request)
+    }
+}
+
+async fn exchange(
+    connection: Arc<Connection>,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Unanswered> {
+    let original = request.uri().clone();
+    address(&mut request, &connection.scheme);
+    let copy = copy(&request);
+    // The next one to take it may speak another version.
+    let restore = |mut request: Request<RequestBody>| {
+        if let Some(host) = request.uri().authority().and_then(|authority| authority.as_str().parse().ok()) {
+            request.headers_mut().insert(HOST, host);
+        }
+        *request.uri_mut() = original;
+        *request.version_mut() = Version::HTTP_11;
+        request
+    };
+    let mut failed = match connection.sender.clone().try_send_request(request).await {
+        Ok(response) => return Ok(response),
+        Err(failed) => failed,
+    };
+    let unsent = failed.take_message();
+    let unprocessed = unsent.is_some() || is_unprocessed(failed.error());
+    if unprocessed {
+        connection.retired.store(true, Ordering::Relaxed);
+    }
+    Err(Unanswered { unsent: unsent.or(copy.filter(|_| unprocessed)).map(restore), silent: false })
+}
+
+/// The peer says that it has done nothing about the request (RFC 9113 section 8.7): it refused the stream, or left with an
+/// earlier one as its last.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
+
+/// Absolute, with the Host as the authority (RFC 9113 section 8.3.1).
+fn address(request: &mut Request<RequestBody>, scheme: &Scheme) {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(scheme.clone());
+    parts.authority = authority;
+    parts.path_and_query = request.uri().path_and_query().cloned().or(Some(PathAndQuery::from_static("/")));
+    match Uri::from_parts(parts) {
+        Ok(uri) => *request.uri_mut() = uri,
+        // Cannot be: a Host was checked when it came. The peer will then refuse what has none.
+        Err(error) => tracing::debug!(%error, "a Host that is no authority"),
+    }
+    *request.version_mut() = Version::HTTP_2;
+}
+
+/// Of a request that can be sent twice: its body is not streamed.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let body = request.body().again()?;
+    let mut copy = Request::new(body);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}

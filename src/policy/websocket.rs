@@ -35,6 +35,10 @@ impl Handshake {
         if !asks || head.method != Method::GET || head.version != Version::HTTP_11 || has_body(&head.headers) {
             return Ok(None);
         }
+        // Neither is there: whoever wrote this knows no more of WebSockets than the name.
+        if !head.headers.contains_key(SEC_WEBSOCKET_KEY) && !head.headers.contains_key(SEC_WEBSOCKET_VERSION) {
+            return Ok(None);
+        }
         if sole(&head.headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(Rejection::WebSocketVersion);
         }
@@ -140,6 +144,7 @@ mod tests {
             with("upgrade", "tls/1.0, foo"),
             with("connection", "keep-alive"),
             with("connection", "upgraded"),
+            good()[..2].to_vec(),
             [good(), vec![("content-length", "5")]].concat(),
             [good(), vec![("transfer-encoding", "chunked")]].concat(),
             vec![],

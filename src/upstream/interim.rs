@@ -1,7 +1,8 @@
 //! Interim responses (RFC 9110 section 15.2): found among what an upstream sends, and said to a client before the final answer.
 //!
 //! hyper skips them on one side and has no words for them on the other; its call-back costs every request four allocations, for
-//! what one in a million has. So the octets are looked at where they are read: one comparison for the usual answer. A 100 is not
+//! what one in a million has. So the octets are looked at where they are read: one comparison for the usual answer. How many may come the gate below has
+//! judged ([`crate::wire::http1`]). A 100 is not
 //! passed on, because the gateway has answered the client's expectation itself, and a 101 is final.
 
 use std::pin::Pin;
@@ -19,8 +20,6 @@ use crate::policy::headers::for_interim;
 
 /// Heads that wait for a client to take the ones before; what comes on top of them is not passed on.
 const QUEUE: usize = 16;
-/// More of them before one answer, and the upstream is not believed to come to an end.
-const MANY: usize = 100;
 /// The largest interim head that is passed on.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
@@ -54,7 +53,6 @@ struct Shared {
 struct Found {
     /// The beginning of a head of which more must come.
     partial: Vec<u8>,
-    count: usize,
     /// Whole heads as they go to the client.
     heads: Vec<Vec<u8>>,
     /// The last one who waited, perhaps long gone: asking is cheaper than taking it back each time.
@@ -104,20 +102,19 @@ impl Interims {
     }
 
     /// Octets that were read, before anybody acts on them.
-    fn hear(&self, octets: &[u8]) -> Result<(), TooMany> {
+    fn hear(&self, octets: &[u8]) {
         match self.0.place.load(Ordering::Relaxed) {
             FINAL => {}
             HEAD if octets.len() >= START.len() && !octets.starts_with(START) => {
                 self.0.place.store(FINAL, Ordering::Relaxed);
             }
-            _ => return self.hear_head(octets),
+            _ => self.hear_head(octets),
         }
-        Ok(())
     }
 
     /// Takes whole interim heads off the beginning, as far as they go.
     #[cold]
-    fn hear_head(&self, octets: &[u8]) -> Result<(), TooMany> {
+    fn hear_head(&self, octets: &[u8]) {
         self.0.used.store(true, Ordering::Relaxed);
         let mut found = self.lock();
         found.partial.extend_from_slice(octets);
@@ -134,10 +131,6 @@ impl Interims {
             match interim_head(all) {
                 Ok(Some(Whole { length, passed })) => {
                     all = &all[length..];
-                    found.count += 1;
-                    if found.count > MANY {
-                        return Err(TooMany);
-                    }
                     if let Some(head) = passed.filter(|_| found.heads.len() < QUEUE) {
                         found.heads.push(head);
                     }
@@ -156,17 +149,12 @@ impl Interims {
                 waiting.wake();
             }
         }
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Found> {
         self.0.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// An upstream that sends interim responses without end.
-#[derive(Debug)]
-struct TooMany;
 
 /// A whole interim head at the beginning of what was read.
 struct Whole {
@@ -228,8 +216,8 @@ impl<T: Read + Unpin> AsyncRead for Reading<'_, T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut TokioIo::new(&mut self.0.io)).poll_read(cx, buf))?;
-        let heard = self.0.interims.hear(&buf.filled()[before..]);
-        Poll::Ready(heard.map_err(|TooMany| io::ErrorKind::InvalidData.into()))
+        self.0.interims.hear(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -276,7 +264,7 @@ mod tests {
     fn found(pieces: &[&[u8]]) -> Vec<String> {
         let interims = Interims::default();
         interims.begin();
-        pieces.iter().for_each(|piece| interims.hear(piece).unwrap());
+        pieces.iter().for_each(|piece| interims.hear(piece));
         std::iter::from_fn(|| interims.take()).map(|head| String::from_utf8(head).unwrap()).collect()
     }
 
@@ -328,24 +316,14 @@ mod tests {
     fn what_one_client_was_not_told_the_next_one_is_not_told_either() {
         let interims = Interims::default();
         interims.begin();
-        interims.hear(HINTS.repeat(QUEUE + 5).as_bytes()).unwrap();
+        interims.hear(HINTS.repeat(QUEUE + 5).as_bytes());
         assert_eq!(std::iter::from_fn(|| interims.take()).count(), QUEUE);
-        interims.hear(HINTS.as_bytes()).unwrap();
+        interims.hear(HINTS.as_bytes());
         interims.begin();
         assert!(interims.take().is_none());
-        interims.hear(b"HTTP/1.1 103 Ear").unwrap();
+        interims.hear(b"HTTP/1.1 103 Ear");
         interims.begin();
-        interims.hear(HINTS.as_bytes()).unwrap();
+        interims.hear(HINTS.as_bytes());
         assert_eq!(std::iter::from_fn(|| interims.take()).count(), 1);
-    }
-
-    #[test]
-    fn an_upstream_that_never_comes_to_an_end_is_not_listened_to() {
-        let interims = Interims::default();
-        for _ in 0..2 {
-            interims.begin();
-            (0..MANY).for_each(|_| interims.hear(HINTS.as_bytes()).unwrap());
-        }
-        assert!(interims.hear(HINTS.as_bytes()).is_err());
     }
 }

@@ -16,6 +16,7 @@ use super::redis_url::RedisUrl;
 use crate::policy::cors::Cors;
 use crate::policy::credential::KeyShape;
 use crate::policy::key::{Account, Environment, PlanLimits, QuotaLimits};
+use crate::policy::network::Networks;
 use crate::policy::route::{RouteTable, UpstreamId};
 use crate::policy::scope::ScopeCatalog;
 
@@ -77,6 +78,10 @@ pub struct Listen {
     pub tls: Option<ListenTls>,
     /// For operators: /livez /readyz /metrics.
     pub admin: SocketAddr,
+    /// Every connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Whose word on their clients is believed.
+    pub trusted_proxies: Arc<Networks>,
 }
 
 /// `listen.public.tls`
@@ -420,6 +425,17 @@ pub struct Limits {
     pub inspect_bytes: usize,
     /// Bytes of all such bodies together.
     pub inspect_total: usize,
+    /// What one client address may do in a minute.
+    pub per_address: PerAddress,
+}
+
+/// `limits.per_address`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PerAddress {
+    /// Keys that do not exist.
+    pub failed_auth: Option<u32>,
+    /// Requests on public routes.
+    pub public: Option<u32>,
 }
 
 /// Time limits of an exchange.

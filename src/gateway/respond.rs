@@ -25,7 +25,7 @@ use super::context::{ConnInfo, Inbound, RequestRecord};
 use super::lasting::{self, Revoked};
 use super::upgrade::{Switching, Tunnel};
 use crate::limit::Permit;
-use crate::policy::headers::{X_REQUEST_ID, set_management_rate, set_quota};
+use crate::policy::headers::{X_REQUEST_ID, set_quota, set_rate};
 use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::websocket::set_upgrade;
 use crate::upstream::{BodyError, UpstreamBody, UpstreamError};
@@ -161,8 +161,10 @@ pub fn render(
     if let Some(state) = quota.or(record.permit.as_ref().and_then(Permit::quota)) {
         set_quota(&mut headers, state);
     }
-    if let GatewayError::TooManyCalls(calls) = &error {
-        set_management_rate(&mut headers, &calls.window(record.time()));
+    match &error {
+        GatewayError::TooManyCalls(calls) => set_rate(&mut headers, "management", &calls.window(record.time())),
+        GatewayError::TooManyFromAddress(them) => set_rate(&mut headers, them.name(), &them.window(record.time())),
+        _ => {}
     }
     if let GatewayError::Rejected(Rejection::MethodNotAllowed(allow)) = &error {
         insert(&mut headers, ALLOW, allow);
@@ -278,6 +280,7 @@ impl GatewayError {
             Self::Rejected(rejection) => rejection.problem(),
             Self::Problem(problem) => problem.clone(),
             Self::TooManyCalls(calls) => calls.problem(),
+            Self::TooManyFromAddress(them) => them.problem(),
             Self::StoreUnavailable => own(
                 503,
                 "store_unavailable",
@@ -329,6 +332,7 @@ impl GatewayError {
                 names.iter().filter(|(violated, _)| *violated).map(|(_, name)| *name).collect()
             }
             Self::TooManyCalls(_) => vec!["management"],
+            Self::TooManyFromAddress(them) => vec![them.name()],
             _ => Vec::new(),
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! A permit is evidence: only [`Limiter::admit`] makes one. This room must not know HTTP, routes or scopes.
 
+pub mod address;
 mod calls;
 mod entry;
 mod in_flight;

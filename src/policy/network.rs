@@ -1,4 +1,4 @@
-//! Networks of addresses, for keys that work only from some of them.
+//! Networks of addresses: from where a key works, which peers are believed, and whom a limit per address counts.
 //!
 //! IPv4 and its form inside IPv6 (`::ffff:192.0.2.1`) are one address, in a network and in what is looked for: a listener on
 //! `[::]` sees the second where others see the first.
@@ -35,6 +35,11 @@ impl Network {
         self.0.contains(&address.to_canonical())
     }
 
+    /// Whether every address of its family is one of these.
+    pub fn is_everything(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+
     /// The first address of it.
     pub fn first(&self) -> IpAddr {
         self.0.network()
@@ -44,6 +49,37 @@ impl Network {
     pub fn cover(outer: &[Self], inner: &Self) -> bool {
         let outer: Vec<IpNet> = outer.iter().map(|network| network.0).collect();
         IpNet::aggregate(&outer).iter().any(|network| network.contains(&inner.0))
+    }
+}
+
+/// A list of networks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks(Vec<Network>);
+
+impl Networks {
+    /// Whether one of them holds this address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Network> for Networks {
+    fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
+        Self(networks.into_iter().collect())
+    }
+}
+
+/// Whom a limit per address counts: an IPv4 address, or the /64 that one IPv6 subscriber has to himself.
+pub fn subscriber(address: IpAddr) -> IpAddr {
+    const HOST: u128 = u64::MAX as u128;
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !HOST).into()),
+        v4 => v4,
     }
 }
 
@@ -151,5 +187,13 @@ mod tests {
             assert_eq!(Network::cover(&outer, &network(inner)), covered, "{inner}");
         }
         assert!(!Network::cover(&[], &network("10.0.0.0/8")));
+    }
+
+    #[test]
+    fn a_subscriber_is_an_ipv4_address_or_a_network_of_64_bits() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(subscriber(address("192.0.2.7")), address("192.0.2.7"));
+        assert_eq!(subscriber(address("::ffff:192.0.2.7")), address("192.0.2.7"));
+        assert_eq!(subscriber(address("2001:db8:1:2:3:4:5:6")), address("2001:db8:1:2::"));
     }
 }

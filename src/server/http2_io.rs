@@ -84,7 +84,7 @@ impl AsyncRead for Http2Io {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
         if !this.admit(&buf.filled()[before..]) {
-            tracing::debug!(client = %this.conn.client, "cut off: too many frames that do nothing");
+            tracing::debug!(client = %this.conn.peer, "cut off: too many frames that do nothing");
             this.farewell = Some(go_away(this.inbound.last_stream));
             buf.set_filled(before);
         }

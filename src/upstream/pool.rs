@@ -14,7 +14,6 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
-use super::cluster::Place;
 use super::heard::Heard;
 use super::interim::Interims;
 use super::peer::{Peer, UnderWay};
@@ -39,6 +38,15 @@ impl Connection {
     /// Whether it can take another request.
     fn is_over(&self) -> bool {
         self.sender.is_closed() || self.exchange.is_spoilt()
+    }
+
+    /// Sends a request; its answer, or itself when it was not sent.
+    pub(super) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        self.exchange.begin(request.method(), request.headers().contains_key(UPGRADE));
+        self.sender.try_send_request(request)
     }
 }
 
@@ -69,8 +77,8 @@ pub(super) struct Pool {
 pub(super) struct Lease {
     connection: Connection,
     pool: Arc<Pool>,
-    /// What the request counts as until the answer has ended.
-    pub(super) counted: (Option<UnderWay>, Option<Place>),
+    /// Counts the request where there is a choice of endpoints, until the answer has ended.
+    pub(super) under_way: Option<UnderWay>,
 }
 
 impl Pool {
@@ -97,7 +105,7 @@ impl Pool {
 
     /// A lease of this connection.
     pub(super) fn lease(self: &Arc<Self>, connection: Connection) -> Lease {
-        Lease { connection, pool: self.clone(), counted: (None, None) }
+        Lease { connection, pool: self.clone(), under_way: None }
     }
 
     /// The address is gone: closes what is idle now, and whatever comes back.
@@ -111,6 +119,13 @@ impl Pool {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|idle| !idle.connection.is_over() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 }
 
@@ -139,8 +154,7 @@ impl Lease {
         &mut self,
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
-        self.connection.exchange.begin(request.method(), request.headers().contains_key(UPGRADE));
-        self.connection.sender.try_send_request(request)
+        self.connection.send(request)
     }
 
     /// The exchange ended cleanly: keep the connection, unless the upstream closes it.

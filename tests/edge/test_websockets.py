@@ -118,6 +118,7 @@ def test_a_hundred_at_once_are_counted_once_each_and_end_with_their_key(anything
 
     def counted():
         answer = requests.get(f"{anything.api}api-keys/{key['id']}/usage", headers=bearer(reader), timeout=5).json()
-        return (answer["successful"], answer["failed"]) == (100, 1)
+        # The last one came with a key that nobody knows any more.
+        return (answer["successful"], answer["failed"]) == (100, 0)
 
     assert eventually(counted, within=5, every=0.5)

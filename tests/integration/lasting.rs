@@ -101,11 +101,14 @@ fn a_stream_of_a_public_route_has_no_key_to_lose() {
 #[test]
 fn a_long_poll_is_answered_after_its_wait_and_one_whose_client_leaves_frees_its_backend_at_once() {
     let (gone, noticed) = mpsc::channel();
-    let gone = Mutex::new(gone);
+    let (arrived, there) = mpsc::channel();
+    let ends = Mutex::new((arrived, gone));
     let upstream = Scripted::start(move |wire| {
         while let Some(head) = wire.head() {
             if head.starts_with("GET /echo/leaves ") {
-                return gone.lock().unwrap().send(wire.is_closed_by_gateway()).unwrap();
+                let ends = ends.lock().unwrap();
+                ends.0.send(()).unwrap();
+                return ends.1.send(wire.is_closed_by_gateway()).unwrap();
             }
             std::thread::sleep(Duration::from_millis(1500));
             wire.send(FINAL);
@@ -120,6 +123,7 @@ fn a_long_poll_is_answered_after_its_wait_and_one_whose_client_leaves_frees_its_
     let response = stand.get("/echo/stays").bearer(&key).send().expect_status(200);
     assert_eq!(response.text(), "ok");
     let polling = stand.get("/echo/leaves").bearer(&key).start();
+    there.recv_timeout(SOON).unwrap();
     drop(polling);
     assert_eq!(noticed.recv_timeout(Duration::from_secs(2)), Ok(true));
     let usage = stand.usage(&key);

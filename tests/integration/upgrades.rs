@@ -98,6 +98,59 @@ fn a_websocket_passes_with_what_was_sent_early_on_both_sides() {
 }
 
 #[test]
+fn what_is_sent_early_is_held_until_it_is_decided_what_it_is() {
+    let (go, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let upstream = Scripted::start(move |wire| {
+        while wire.request().is_some() {
+            wait.lock().unwrap().recv_timeout(SOON).unwrap();
+            wire.send(AGREED);
+            if let Some(all) = wire.take(500_000) {
+                wire.send(all);
+            }
+        }
+    });
+    let (stand, key) = before(&upstream);
+    // No HTTP at all, and more than is read at once; before the backend has agreed, and in pieces behind the head.
+    let frames: Vec<u8> = (0..500_000).map(|at| (at % 251) as u8).collect();
+    let mut connection = websocket(stand.get("/echo/x").bearer(&key)).start();
+    let sending = std::thread::spawn(move || {
+        for piece in frames.chunks(70_000) {
+            connection.send(piece);
+        }
+        (connection, frames)
+    });
+    go.send(()).unwrap();
+    let (mut connection, frames) = sending.join().unwrap();
+    assert_eq!(connection.head().status, 101);
+    assert_eq!(connection.take(frames.len()).unwrap(), frames);
+}
+
+#[test]
+fn what_follows_an_upgrade_in_vain_is_judged_as_any_request() {
+    let upstream = Scripted::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let (stand, key) = before(&upstream);
+    for upgrade in ["websocket", "h2c"] {
+        for (behind, status) in [("GET /echo/y HTTP/1.1\r\nHost: a\r\n\r\n", 401), ("\x01\x02 no HTTP\r\n\r\n", 400)] {
+            let request = websocket(stand.get("/echo/x").bearer(&key)).bytes();
+            let request =
+                String::from_utf8(request).unwrap().replace("Upgrade: websocket", &format!("Upgrade: {upgrade}"));
+            let mut connection = stand.connect();
+            // At once, and once more when the first has been answered.
+            connection.send(format!("{request}{behind}"));
+            connection.response("GET").expect_status(200);
+            connection.response("GET").expect_status(status);
+            if status == 401 {
+                connection.send(&request);
+                connection.response("GET").expect_status(200);
+                connection.send(behind);
+                connection.response("GET").expect_status(status);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_websocket_is_charged_counted_and_logged_once() {
     let upstream = agreeing(|wire| {
         wire.take(1000);

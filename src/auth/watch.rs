@@ -5,7 +5,6 @@
 //! The rules are those of [`Authenticator::look_up`]; the answers are kept nowhere.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,15 +79,14 @@ impl Watchers {
 pub struct KeyWatch {
     auth: Arc<Authenticator>,
     hash: KeyHash,
-    client: IpAddr,
     tags: [Tag; 2],
     id: u64,
     told: Arc<Notify>,
 }
 
 impl Authenticator {
-    /// Watches the key with this secret, as it was presented from this address.
-    pub fn watch(self: &Arc<Self>, hash: KeyHash, profile: &KeyProfile, client: IpAddr) -> KeyWatch {
+    /// Watches the key with this secret.
+    pub fn watch(self: &Arc<Self>, hash: KeyHash, profile: &KeyProfile) -> KeyWatch {
         let tags = [Tag::Key(profile.record.id.clone()), Tag::Account(profile.record.account_id.clone())];
         let told = Arc::new(Notify::new());
         let mut registry = self.watchers.lock();
@@ -98,7 +96,7 @@ impl Authenticator {
             registry.by_tag.entry(tag.clone()).or_default().insert(id, told.clone());
         }
         drop(registry);
-        KeyWatch { auth: self.clone(), hash, client, tags, id, told }
+        KeyWatch { auth: self.clone(), hash, tags, id, told }
     }
 }
 
@@ -122,7 +120,7 @@ impl KeyWatch {
         match auth.look_up(self.hash, front, config).await {
             Ok(Some(profile)) => {
                 let (now, expiry) = (auth.clock.wall(), profile.expires_at());
-                grant.renew(profile, now, self.client).map_err(Ended::Rejected)?;
+                grant.renew(profile, now).map_err(Ended::Rejected)?;
                 let left = expiry.map_or(Duration::MAX, |at| until(now, at).max(A_MOMENT));
                 Ok(left.min(config.cache.recheck_without_push))
             }

@@ -1,6 +1,6 @@
 //! When a watched key ends, in simulated time.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +16,10 @@ use crate::policy::rejection::Rejection;
 use crate::store::faulty::{Fault, Method};
 use crate::store::{FeedItem, Revision};
 
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
 /// A tunnel of this key, and after what time it ended.
 async fn watch(f: &Fixture) -> JoinHandle<(Ended, Duration)> {
     let profile = f.look_up(f.hash).await.unwrap().unwrap();
-    let (watch, grant, front) = (f.auth.watch(f.hash, &profile, HERE), grant(f, profile), f.front.clone());
+    let (watch, grant, front) = (f.auth.watch(f.hash, &profile), grant(f, profile), f.front.clone());
     let config = f.config.clone();
     let watching = tokio::spawn(async move {
         let begun = Instant::now();
@@ -33,7 +31,7 @@ async fn watch(f: &Fixture) -> JoinHandle<(Ended, Duration)> {
 
 fn grant(f: &Fixture, profile: Arc<KeyProfile>) -> Grant {
     let found = f.config.routes.find(&HttpMethod::GET, &RequestPath::parse("/").unwrap()).unwrap();
-    let key = Authenticated::check(profile, f.auth.clock.wall(), HERE).unwrap();
+    let key = Authenticated::check(profile, f.auth.clock.wall(), Ipv4Addr::LOCALHOST.into()).unwrap();
     let scoped = key.check_scope(&found.route.access.clone()).unwrap();
     scoped.check_resources(found, Values::default()).unwrap()
 }
@@ -81,7 +79,7 @@ async fn a_deletion_between_the_check_and_the_watch_is_noticed_at_once() {
     let grant = grant(&f, profile.clone());
     let change = f.delete().await;
     f.auth.apply(&FeedItem::Changes(Revision(2), vec![change]));
-    assert_eq!(f.auth.watch(f.hash, &profile, HERE).ended(&grant, &f.front, || f.config.clone()).await, deleted());
+    assert_eq!(f.auth.watch(f.hash, &profile).ended(&grant, &f.front, || f.config.clone()).await, deleted());
 }
 
 #[tokio::test(start_paused = true)]

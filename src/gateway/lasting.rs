@@ -20,12 +20,12 @@ pub(crate) type Revoked = Pin<Box<dyn Future<Output = Ended> + Send>>;
 /// Begins to watch after a while. `None`: a public route, which no key opened.
 pub(super) fn watch(record: &RequestRecord, after: Duration) -> Option<Revoked> {
     let (grant, hash) = (record.permit.as_ref()?.grant().clone(), record.secret?);
-    let (profile, shared, client) = (grant.profile()?.clone(), record.shared().clone(), record.client());
+    let (profile, shared) = (grant.profile()?.clone(), record.shared().clone());
     Some(Box::pin(async move {
         if !after.is_zero() {
             sleep(after).await;
         }
-        let watch = shared.auth.watch(hash, &profile, client);
+        let watch = shared.auth.watch(hash, &profile);
         watch.ended(&grant, &Front::default(), || shared.config()).await
     }))
 }

@@ -71,7 +71,7 @@ fn a_client_can_neither_forge_nor_remove_what_the_gateway_says() {
             let all: Vec<_> = headers.iter().filter(|(n, _)| folded(n) == name).map(|(_, value)| value).collect();
             assert!(all.len() == 1 && all[0] == ours, "{name}: {all:?}");
         }
-        assert!(headers.get_all("via").iter().last().is_some_and(|via| via == "1.1 seeme-gateway"));
+        assert!(headers.get_all("via").iter().next_back().is_some_and(|via| via == "1.1 seeme-gateway"));
         for name in headers.keys() {
             let name = folded(name);
             assert!(!name.starts_with("x-seeme-") && !name.starts_with("x-ratelimit-"), "{name}");

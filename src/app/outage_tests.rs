@@ -46,7 +46,8 @@ impl Way {
     async fn walk(&self, hash: KeyHash) -> Option<bool> {
         let Some(profile) = self.auth.look_up(hash, &self.front, &self.config).await.ok()? else { return Some(false) };
         let found = self.config.routes.find(&Method::GET, &RequestPath::parse("/").unwrap()).unwrap();
-        let key = Authenticated::check(profile, Timestamp::from_unix_millis(0)).unwrap();
+        let key = Authenticated::check(profile, Timestamp::from_unix_millis(0), std::net::Ipv4Addr::LOCALHOST.into())
+            .unwrap();
         let scoped = key.check_scope(&found.route.access).unwrap();
         let grant = scoped.check_resources(found, Values::default()).unwrap();
         match self.limiter.admit(grant).await {
@@ -102,6 +103,7 @@ async fn create_key(store: &dyn Store, n: u8) -> KeyHash {
         scopes: Vec::new(),
         model_ids: None,
         dataset_ids: None,
+        allowed_addresses: None,
         expires_at: None,
         disabled: false,
         created_at: at,

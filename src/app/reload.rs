@@ -18,9 +18,10 @@ use crate::config::model::Config;
 use crate::config::reload::{Reload, plan};
 use crate::gateway::Shared;
 use crate::server::FrontTls;
+use crate::upstream::read_fields;
 
 /// How often the file is looked at. A change is in force after two looks and a compilation: well within a second.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(150);
 
 /// Compiles what was read from the file.
 pub type Compile = Box<dyn Fn(io::Result<Vec<u8>>) -> Result<(Config, Vec<Diagnostic>), ConfigError> + Send>;
@@ -120,7 +121,14 @@ impl Watch {
         let shared = &self.shared;
         let old = shared.config();
         let Reload { config, changes, restart } = plan(&old, config);
-        // The one thing that can still go wrong, so it comes first.
+        // What can still go wrong comes first; the last of it changes something.
+        let fields = match read_fields(&config.upstreams) {
+            Ok(fields) => fields,
+            Err(error) => {
+                tracing::error!("{error}");
+                return self.refuse();
+            }
+        };
         if let (Some(tls), Some(settings)) = (&self.tls, &config.listen.tls)
             && old.listen.tls != config.listen.tls
             && let Err(error) = tls.reconfigure(settings)
@@ -129,7 +137,7 @@ impl Watch {
             return self.refuse();
         }
         shared.limiter.set_outage_quota(config.store.outage_quota);
-        shared.reload(config);
+        shared.reload(config, fields);
         shared.metrics.reloads.applied.increment(1);
         shared.metrics.reloads.restart_needed.set(f64::from(u8::from(!restart.is_empty())));
         note_success(shared);

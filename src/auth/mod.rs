@@ -189,6 +189,13 @@ impl Authenticator {
         }
     }
 
+    /// Whether a key is known here, so that a look-up will not ask the store.
+    pub fn is_known(&self, hash: &KeyHash, front: &Front, config: &Config) -> bool {
+        let now = self.clock.mono();
+        front.get(hash, self.generation.load(Ordering::Acquire)).is_some_and(|known| self.is_fresh(&known, now, config))
+            || matches!(self.cached(hash, now, config), Some(Some(_)))
+    }
+
     /// What the cache holds of a key, if that is fresh.
     fn cached(&self, hash: &KeyHash, now: Mono, config: &Config) -> Option<Found> {
         match self.cache.get(hash)? {

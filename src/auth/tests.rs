@@ -57,6 +57,7 @@ impl Fixture {
             scopes: vec![Scope::parse("models:read").unwrap()],
             model_ids: None,
             dataset_ids: None,
+            allowed_addresses: None,
             expires_at: None,
             disabled: false,
             created_at: at,

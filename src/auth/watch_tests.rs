@@ -1,5 +1,6 @@
 //! When a watched key ends, in simulated time.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ async fn watch(f: &Fixture) -> JoinHandle<(Ended, Duration)> {
 
 fn grant(f: &Fixture, profile: Arc<KeyProfile>) -> Grant {
     let found = f.config.routes.find(&HttpMethod::GET, &RequestPath::parse("/").unwrap()).unwrap();
-    let key = Authenticated::check(profile, f.auth.clock.wall()).unwrap();
+    let key = Authenticated::check(profile, f.auth.clock.wall(), Ipv4Addr::LOCALHOST.into()).unwrap();
     let scoped = key.check_scope(&found.route.access.clone()).unwrap();
     scoped.check_resources(found, Values::default()).unwrap()
 }

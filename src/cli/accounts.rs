@@ -6,11 +6,11 @@ use super::args::{AccountArgs, AccountsCommand};
 use super::output::{Output, acknowledgement, block, table};
 use super::{CliError, failed, refused};
 use crate::config::model::{Config, Quota};
-use crate::management::accounts::{Accounts, ChangedAccount, to_json};
+use crate::management::accounts::{Accounts, ChangedAccount, OwnLimits, to_json};
 use crate::management::acknowledge;
 use crate::management::problem::ManagementError;
 use crate::policy::credential::holds_secret;
-use crate::policy::key::{Account, AccountId, QuotaLimits};
+use crate::policy::key::{Account, AccountId};
 use crate::store::Store;
 
 /// Carries a command out and prints its outcome.
@@ -24,8 +24,9 @@ pub(super) async fn run(command: AccountsCommand, store: Arc<dyn Store>, config:
 async fn answer(command: AccountsCommand, accounts: Accounts<'_>) -> Result<Output, ManagementError> {
     let quota = &accounts.config.quota;
     match command {
-        AccountsCommand::Set { id, plan, requests_per_minute, requests_per_day, json } => {
-            let changed = accounts.set(&account_id(&id)?, &plan, requests_per_minute, requests_per_day).await?;
+        AccountsCommand::Set { id, plan, requests_per_minute, requests_per_day, concurrent_requests, json } => {
+            let own = OwnLimits { requests_per_minute, requests_per_day, concurrent_requests };
+            let changed = accounts.set(&account_id(&id)?, &plan, own).await?;
             Ok(one(&changed.account, quota, json))
         }
         AccountsCommand::Show(AccountArgs { id, json }) => {
@@ -77,12 +78,14 @@ fn account_id(text: &str) -> Result<AccountId, ManagementError> {
 
 fn one(account: &Account, quota: &Quota, as_json: bool) -> Output {
     let text = || {
-        let (plan, QuotaLimits { requests_per_minute, requests_per_day }) = quota.of(account);
+        let (plan, limits) = quota.of(account);
+        let concurrent = limits.concurrent_requests.map_or_else(|| "any number".to_owned(), |most| most.to_string());
         block(&[
             ("id", account.id.to_string()),
             ("plan", plan.to_string()),
-            ("requests per minute", requests_per_minute.to_string()),
-            ("requests per day", requests_per_day.to_string()),
+            ("requests per minute", limits.windows.requests_per_minute.to_string()),
+            ("requests per day", limits.windows.requests_per_day.to_string()),
+            ("requests at once", concurrent),
             ("suspended", yes_or_no(account.suspended).to_owned()),
         ])
     };
@@ -93,14 +96,15 @@ fn listed(accounts: &[Account], quota: &Quota) -> String {
     if accounts.is_empty() {
         return format!("No accounts are set: all are on the plan {}.\n", quota.default_plan.0);
     }
-    let mut rows = vec![["ID", "PLAN", "PER MINUTE", "PER DAY", "SUSPENDED"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["ID", "PLAN", "PER MINUTE", "PER DAY", "AT ONCE", "SUSPENDED"].map(str::to_owned).to_vec()];
     rows.extend(accounts.iter().map(|account| {
         let (plan, limits) = quota.of(account);
         vec![
             account.id.to_string(),
             plan.to_string(),
-            limits.requests_per_minute.to_string(),
-            limits.requests_per_day.to_string(),
+            limits.windows.requests_per_minute.to_string(),
+            limits.windows.requests_per_day.to_string(),
+            limits.concurrent_requests.map_or_else(|| "any".to_owned(), |most| most.to_string()),
             yes_or_no(account.suspended).to_owned(),
         ]
     }));
@@ -134,6 +138,7 @@ mod tests {
             "show u-1",
             "set u-1 --plan enterprise --requests-per-minute 5000 --requests-per-day 1000000",
             "set u-2 --plan pro --json",
+            "set u-3 --plan enterprise --requests-per-minute 5000 --requests-per-day 1000000 --concurrent-requests 20",
             "suspend u-2",
             "suspend u-2 --json",
             "list",
@@ -167,6 +172,7 @@ mod tests {
             "set u-1 --plan enterprise",
             "set u-1 --plan enterprise --requests-per-day 5",
             "set u-1 --plan pro --requests-per-minute 5",
+            "set u-1 --plan pro --concurrent-requests 5",
             "set a/b --plan pro",
             "suspend a/b",
             "suspend sm_live_0123456789abcdef",

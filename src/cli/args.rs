@@ -1,7 +1,7 @@
 //! The arguments, as clap derives them. Help texts carry examples; behaviour lives in the subcommands' own files.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
@@ -157,6 +157,9 @@ pub struct ExplainArgs {
     /// The organization the imagined key is limited to.
     #[arg(long, value_name = "ID")]
     pub organization_id: Option<String>,
+    /// Where the request comes from; one of the addresses that the key is limited to if absent.
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<IpAddr>,
     /// The request body.
     #[arg(long, value_name = "FILE")]
     pub body: Option<PathBuf>,
@@ -168,7 +171,8 @@ pub enum KeysCommand {
     /// Create a key; its secret is printed this once.
     #[command(after_help = "Examples:
   seeme-gateway keys create --name ci --account u-1 --scope models:predict --expires-in-days 90
-  seeme-gateway keys create --name mobile --account u-1 --scope models:predict --model-id m-1 --environment test --json")]
+  seeme-gateway keys create --name mobile --account u-1 --scope models:predict --model-id m-1 --environment test --json
+  seeme-gateway keys create --name office --account u-1 --scope 'models:*' --allowed-address 192.0.2.0/24")]
     Create(CreateArgs),
     /// List keys, newest first.
     #[command(after_help = "Example:\n  seeme-gateway keys list --account u-1")]
@@ -248,6 +252,9 @@ pub struct CreateArgs {
     /// Limit it to this dataset; may be repeated.
     #[arg(long, value_name = "ID")]
     pub dataset_id: Vec<String>,
+    /// Let it work from this address or network only; may be repeated.
+    #[arg(long, value_name = "CIDR")]
+    pub allowed_address: Vec<String>,
     /// Limit it to this organization.
     #[arg(long, value_name = "ID")]
     pub organization_id: Option<String>,
@@ -297,6 +304,12 @@ pub struct UpdateArgs {
     /// No longer limited to datasets.
     #[arg(long)]
     pub all_datasets: bool,
+    /// The new list of addresses and networks it works from; may be repeated.
+    #[arg(long, value_name = "CIDR", conflicts_with = "all_addresses")]
+    pub allowed_address: Vec<String>,
+    /// It works from everywhere again.
+    #[arg(long)]
+    pub all_addresses: bool,
     /// A new expiry, RFC 3339.
     #[arg(long, value_name = "TIME")]
     pub expires_at: Option<String>,
@@ -324,6 +337,9 @@ pub enum AccountsCommand {
         /// For custom plans.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         requests_per_day: Option<u32>,
+        /// For custom plans: how many may be in flight at once, at each gateway; any number if absent.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        concurrent_requests: Option<u32>,
         /// JSON on stdout.
         #[arg(long)]
         json: bool,

@@ -74,6 +74,7 @@ fn run_test(config: &Config, test: &RouteTest, now: Timestamp) -> Option<Diagnos
         headers: HeaderMap::new(),
         body: test.body.as_deref().map(str::as_bytes),
         key,
+        client: None,
         now,
     };
     let (steps, outcome) = trial.decide(config);

@@ -50,6 +50,7 @@ fn first_key(store: &dyn Store, config: &Config) -> Result<Option<Secret>, CliEr
         scopes: Some(SCOPES.iter().filter_map(|scope| Scope::parse(scope).ok()).collect()),
         model_ids: None,
         dataset_ids: None,
+        allowed_addresses: None,
         organization_id: None,
         expires_at: None,
         environment: None,

@@ -96,6 +96,7 @@ fn imagined_key(config: &Config, args: &ExplainArgs, now: Timestamp) -> Result<O
         scopes,
         model_ids,
         dataset_ids,
+        allowed_addresses: None,
         expires_at: None,
         disabled: false,
         created_at: now,
@@ -118,7 +119,7 @@ fn explain(
 ) -> Result<(), CliError> {
     let method =
         Method::from_bytes(args.method.as_bytes()).map_err(|_| failed(format!("`{}` is not a method", args.method)))?;
-    let trial = Trial { method, target: &args.path, headers: HeaderMap::new(), body, key, now };
+    let trial = Trial { method, target: &args.path, headers: HeaderMap::new(), body, key, client: args.client, now };
     let (mut steps, mut outcome) = trial.decide(config);
     if let Outcome::Forwarded(grant) = &outcome
         && let Some(profile) = grant.profile()
@@ -146,7 +147,12 @@ fn quota(profile: &KeyProfile, cost: u32, reply: Option<LeaseReply>, now: Timest
             None => format!("costs {cost} of {per_minute}/minute and {per_day}/day"),
         };
         // The store cannot tell spent tokens from those that a gateway took in advance and may still give back.
-        format!("{left}; {}", if refused { "what gateways hold in reserve counts as used" } else { "not charged here" })
+        let at_once =
+            profile.in_flight.as_ref().map_or_else(String::new, |limit| format!("; at most {} at once", limit.most));
+        format!(
+            "{left}{at_once}; {}",
+            if refused { "what gateways hold in reserve counts as used" } else { "not charged here" }
+        )
     };
     let micros = reply.map_or(u64::try_from(now.unix_millis()).unwrap_or(0) * 1000, |reply| reply.now_micros);
     let minute = reply.map_or((micros / 1_000_000 / MINUTE_SECONDS) as Minute, |reply| reply.minute);
@@ -272,6 +278,7 @@ routes:
             model_id: vec![],
             dataset_id: vec![],
             organization_id: None,
+            client: None,
             body: None,
         };
         let now = Timestamp::from_unix_millis(0);
@@ -289,5 +296,26 @@ routes:
         assert!(told(&|_| ()).contains("allowed: forwarded"));
         assert!(told(&|record| record.disabled = true).contains("401 disabled_key"));
         assert!(told(&|record| record.deleted_at = Some(now)).contains("401 invalid_key"));
+    }
+
+    #[test]
+    fn a_key_that_works_from_some_addresses_is_explained_from_where_the_request_comes() {
+        use clap::Parser;
+        let (config, _) = crate::config::parse("gateway.yaml".as_ref(), FILE, &|_| None).unwrap();
+        let now = Timestamp::from_unix_millis(0);
+        let told = |more: &str| {
+            let command = format!("seeme-gateway explain GET /o --scope a:b {more}");
+            let cli = super::super::args::Cli::try_parse_from(command.split_whitespace()).unwrap();
+            let super::super::args::Command::Explain(args) = cli.command else { panic!("not explain") };
+            let mut profile = imagined_key(&config, &args, now).unwrap().unwrap();
+            profile.record.allowed_addresses =
+                Some(vec![crate::policy::network::Network::parse("10.0.0.0/8").unwrap()]);
+            let mut out = Vec::new();
+            super::explain(&config, &args, Some(Ok(Arc::new(profile))), None, now, &|_| Ok(None), &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(told("").contains("in force, from 10.0.0.0"), "{}", told(""));
+        assert!(told("--client ::ffff:10.9.9.9").contains("in force, from 10.9.9.9"));
+        assert!(told("--client 192.0.2.1").contains("403 address_not_allowed"));
     }
 }

@@ -28,12 +28,13 @@ use crate::store::{Event, Revision, Store};
 const OPERATOR: Caller<'static> = Caller::operator(audit::OPERATOR);
 
 /// The options that stand for the members of the API, for errors.
-const OPTIONS: [(&str, &str); 10] = [
+const OPTIONS: [(&str, &str); 11] = [
     ("name", "--name"),
     ("account_id", "--account"),
     ("scopes", "--scope"),
     ("model_ids", "--model-id"),
     ("dataset_ids", "--dataset-id"),
+    ("allowed_addresses", "--allowed-address"),
     ("organization_id", "--organization-id"),
     ("expires_in_days", "--expires-in-days"),
     ("expires_at", "--expires-at"),
@@ -124,6 +125,7 @@ async fn create(args: CreateArgs, keys: Keys<'_>) -> Result<(KeyId, Output), Man
     body.insert("expires_at".into(), args.expires_at.into());
     insert_list(&mut body, "model_ids", args.model_id);
     insert_list(&mut body, "dataset_ids", args.dataset_id);
+    insert_list(&mut body, "allowed_addresses", args.allowed_address);
     let new = NewKey::from_members(body, keys.clock.wall(), true)?;
     let Created { key, secret } = keys.create(&OPERATOR, new).await?;
     let quota = &keys.config.quota;
@@ -145,6 +147,7 @@ async fn update(args: UpdateArgs, keys: Keys<'_>) -> Result<Output, ManagementEr
         ("scopes", args.scope, false),
         ("model_ids", args.model_id, args.all_models),
         ("dataset_ids", args.dataset_id, args.all_datasets),
+        ("allowed_addresses", args.allowed_address, args.all_addresses),
     ] {
         insert_list(&mut body, member, list);
         if all {
@@ -152,7 +155,8 @@ async fn update(args: UpdateArgs, keys: Keys<'_>) -> Result<Output, ManagementEr
         }
     }
     if body.is_empty() {
-        let options = "--name, --scope, --model-id, --all-models, --dataset-id, --all-datasets, --expires-at";
+        let options = "--name, --scope, --model-id, --all-models, --dataset-id, --all-datasets, --allowed-address, --all-addresses, \
+                       --expires-at";
         return Err(invalid("nothing to change", format!("give at least one of {options}")));
     }
     let changes = Changes::from_members(body, keys.clock.wall(), Nulls::Clear, None)?;
@@ -300,6 +304,7 @@ fn shown(key: &KeyView, config: &Config, now: Timestamp) -> String {
         ("scopes", joined(&record.scopes)),
         ("models", limited(record.model_ids.as_deref().map(joined))),
         ("datasets", limited(record.dataset_ids.as_deref().map(joined))),
+        ("addresses", limited(record.allowed_addresses.as_deref().map(joined))),
         ("expires", or_dash(record.expires_at)),
         ("last used", or_dash(key.last_used_at())),
         ("created", format!("{} by {}", record.created_at, record.created_by)),

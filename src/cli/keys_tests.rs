@@ -82,6 +82,9 @@ async fn lists_replace_and_all_takes_a_limit_away() {
     let object = json_of(&store, arguments).await;
     assert_eq!((&object["name"], &object["scopes"]), (&json!("new"), &json!(["models:read", "things:create"])));
     assert_eq!(object["model_ids"], json!(["m-1", "m-2"]));
+    let limited = json_of(&store, "update k --allowed-address 10.1.2.3/8 --allowed-address 192.0.2.7").await;
+    assert_eq!(limited["allowed_addresses"], json!(["10.0.0.0/8", "192.0.2.7/32"]));
+    assert_eq!(json_of(&store, "update k --all-addresses").await["allowed_addresses"], Value::Null);
     let object = json_of(&store, "update k --all-models --dataset-id d-1 --expires-at 2030-01-01T00:00:00Z").await;
     assert_eq!((&object["model_ids"], &object["dataset_ids"]), (&Value::Null, &json!(["d-1"])));
     assert_eq!((&object["name"], &object["expires_at"]), (&json!("new"), &json!("2030-01-01T00:00:00Z")));

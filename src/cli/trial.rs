@@ -3,6 +3,7 @@
 //! Walks the chain of contract 4 with the very functions of the data path and notes what each said. Nothing is asked of a store
 //! and nothing is charged, so quota and upstream have no say here.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
@@ -12,6 +13,7 @@ use crate::config::model::Config;
 use crate::management::call::Call;
 use crate::policy::access::{Authenticated, Grant, KeyProfile, Scoped};
 use crate::policy::key::Timestamp;
+use crate::policy::network::Network;
 use crate::policy::path::RequestPath;
 use crate::policy::rejection::Rejection;
 use crate::policy::resource::Kind;
@@ -31,6 +33,8 @@ pub(super) struct Trial<'a> {
     pub(super) body: Option<&'a [u8]>,
     /// The key it comes with, or why it is none; `None`: it comes without.
     pub(super) key: Option<Result<Arc<KeyProfile>, Rejection>>,
+    /// Where it comes from; `None`: from where its key may be used.
+    pub(super) client: Option<IpAddr>,
     /// The time of the decision.
     pub(super) now: Timestamp,
 }
@@ -131,7 +135,7 @@ impl Trial<'_> {
         passed: &mut impl FnMut(&'static str, String),
     ) -> Result<Scoped, (&'static str, Rejection)> {
         let authenticated = self.authenticate(access).map_err(|rejection| ("key", rejection))?;
-        let key = key_line(&authenticated, self.key.is_some());
+        let key = self.key_line(&authenticated);
         let scoped = authenticated.check_scope(access).map_err(|rejection| match rejection {
             Rejection::MissingKey => ("key", rejection),
             _ => ("scope", rejection),
@@ -148,26 +152,35 @@ impl Trial<'_> {
     fn authenticate(&self, access: &Access) -> Result<Authenticated, Rejection> {
         match &self.key {
             Some(_) if *access == Access::Public => Ok(Authenticated::anonymous()),
-            Some(Ok(profile)) => Authenticated::check(profile.clone(), self.now),
+            Some(Ok(profile)) => Authenticated::check(profile.clone(), self.now, self.client_of(profile)),
             Some(Err(rejection)) => Err(rejection.clone()),
             None => Ok(Authenticated::anonymous()),
         }
     }
 }
 
-fn route_line(found: &Match) -> String {
-    format!("{}, line {}", found.route.label(), found.route.line)
+impl Trial<'_> {
+    fn key_line(&self, authenticated: &Authenticated) -> String {
+        match authenticated.profile() {
+            Some(profile) => {
+                let (id, account, plan) = (&profile.record.id, &profile.record.account_id, &profile.plan);
+                let limited = profile.record.allowed_addresses.as_ref();
+                let from = limited.map_or_else(String::new, |_| format!(", from {}", self.client_of(profile)));
+                format!("{id} of account {account}, plan {plan}, in force{from}")
+            }
+            None if self.key.is_some() => "not looked at: the route is public".to_owned(),
+            None => "none".to_owned(),
+        }
+    }
+
+    fn client_of(&self, profile: &KeyProfile) -> IpAddr {
+        let allowed = || profile.record.allowed_addresses.as_ref()?.first().map(Network::first);
+        self.client.map(|client| client.to_canonical()).or_else(allowed).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
 }
 
-fn key_line(authenticated: &Authenticated, given: bool) -> String {
-    match authenticated.profile() {
-        Some(profile) => {
-            let (id, account, plan) = (&profile.record.id, &profile.record.account_id, &profile.plan);
-            format!("{id} of account {account}, plan {plan}, in force")
-        }
-        None if given => "not looked at: the route is public".to_owned(),
-        None => "none".to_owned(),
-    }
+fn route_line(found: &Match) -> String {
+    format!("{}, line {}", found.route.label(), found.route.line)
 }
 
 fn resources_line(grant: &Grant) -> String {

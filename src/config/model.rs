@@ -15,7 +15,8 @@ use rustls::pki_types::ServerName;
 use super::redis_url::RedisUrl;
 use crate::policy::cors::Cors;
 use crate::policy::credential::KeyShape;
-use crate::policy::key::{Account, Environment, QuotaLimits};
+use crate::policy::key::{Account, Environment, PlanLimits, QuotaLimits};
+use crate::policy::network::Networks;
 use crate::policy::route::{RouteTable, UpstreamId};
 use crate::policy::scope::ScopeCatalog;
 
@@ -77,6 +78,10 @@ pub struct Listen {
     pub tls: Option<ListenTls>,
     /// For operators: /livez /readyz /metrics.
     pub admin: SocketAddr,
+    /// Every connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Whose word on their clients is believed.
+    pub trusted_proxies: Arc<Networks>,
 }
 
 /// `listen.public.tls`
@@ -327,7 +332,7 @@ pub struct Quota {
     /// By name, in the order of the file.
     pub plans: Vec<(Arc<str>, Plan)>,
     /// The plan of accounts that have none. Never `custom`.
-    pub default_plan: (Arc<str>, QuotaLimits),
+    pub default_plan: (Arc<str>, PlanLimits),
     /// Whose windows are charged.
     pub subject: QuotaSubject,
 }
@@ -336,7 +341,7 @@ pub struct Quota {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
     /// Limits for everybody on the plan.
-    Fixed(QuotaLimits),
+    Fixed(PlanLimits),
     /// Limits come with the account.
     Custom,
 }
@@ -354,14 +359,15 @@ pub enum QuotaSubject {
 
 impl Quota {
     /// The plan's name and the limits in force for an account. An unknown or custom plan without limits is the default plan.
-    pub fn of(&self, account: &Account) -> (Arc<str>, QuotaLimits) {
+    pub fn of(&self, account: &Account) -> (Arc<str>, PlanLimits) {
         let (default_name, default_limits) = &self.default_plan;
         let Some(name) = &account.plan else { return (default_name.clone(), *default_limits) };
         match self.plans.iter().find(|(plan, _)| **plan == **name) {
             Some((plan, Plan::Fixed(limits))) => (plan.clone(), *limits),
             Some((plan, Plan::Custom)) => match (account.requests_per_minute, account.requests_per_day) {
                 (Some(requests_per_minute), Some(requests_per_day)) => {
-                    (plan.clone(), QuotaLimits { requests_per_minute, requests_per_day })
+                    let windows = QuotaLimits { requests_per_minute, requests_per_day };
+                    (plan.clone(), PlanLimits { windows, concurrent_requests: account.concurrent_requests })
                 }
                 _ => (plan.clone(), *default_limits),
             },
@@ -419,6 +425,17 @@ pub struct Limits {
     pub inspect_bytes: usize,
     /// Bytes of all such bodies together.
     pub inspect_total: usize,
+    /// What one client address may do in a minute.
+    pub per_address: PerAddress,
+}
+
+/// `limits.per_address`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PerAddress {
+    /// Keys that do not exist.
+    pub failed_auth: Option<u32>,
+    /// Requests on public routes.
+    pub public: Option<u32>,
 }
 
 /// Time limits of an exchange.

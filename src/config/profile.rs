@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use super::model::{Config, QuotaSubject};
 use crate::policy::access::KeyProfile;
 use crate::policy::key::{Account, KeyRecord, Timestamp};
-use crate::policy::quota::Subject;
+use crate::policy::quota::{InFlightLimit, Subject};
 
 impl Config {
     /// Works out plan, limits, grants, quota subject and identity headers of a key.
@@ -15,13 +15,18 @@ impl Config {
         let (plan, limits) = self.quota.of(&account);
         let grants = self.scopes.expand(&record.scopes);
         let subject = self.subject(&record);
+        let in_flight = limits.concurrent_requests.map(|most| {
+            let account = Subject::new("account", record.environment, record.account_id.as_str());
+            InFlightLimit { account, most }
+        });
         let identity = identity(&record, &plan);
         KeyProfile {
             revision: self.revision,
             record,
             account,
             plan,
-            limits,
+            limits: limits.windows,
+            in_flight,
             grants,
             subject,
             secret_expires_at,
@@ -89,6 +94,7 @@ mod tests {
             scopes: ["a:b", "x:*"].map(|text| Scope::parse(text).unwrap()).to_vec(),
             model_ids: None,
             dataset_ids: None,
+            allowed_addresses: None,
             expires_at: None,
             disabled: false,
             created_at: at,

@@ -100,9 +100,11 @@ impl Changes {
         let StoreConfig { url: _, access: _, timeout: _, outage_quota: _, serve_cached_keys_for: _ } = store;
         let CacheConfig { capacity: _, ttl: _, negative_ttl: _, recheck_without_push: _ } = cache;
         let UsageConfig { flush: _, journal: _, retention: _ } = usage;
-        let Listen { public: _, admin: _, tls } = listen;
+        let Listen { public: _, admin: _, tls, proxy_protocol, trusted_proxies } = listen;
         let differs = [
             ("listen.public.tls", old.listen.tls != *tls),
+            ("listen.public.proxy_protocol", old.listen.proxy_protocol != *proxy_protocol),
+            ("listen.public.trusted_proxies", old.listen.trusted_proxies != *trusted_proxies),
             ("store.outage", old.store != *store),
             ("cache", old.cache != *cache),
             ("upstreams", old.upstreams != *upstreams),

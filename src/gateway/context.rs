@@ -19,16 +19,17 @@ use crate::clock::Clock;
 use crate::limit::Permit;
 use crate::policy::access::KeyProfile;
 use crate::policy::credential::KeyHash;
-use crate::policy::headers;
+use crate::policy::forwarded::{self, Passed};
 use crate::policy::instant::Mono;
 use crate::policy::key::Timestamp;
+use crate::policy::network::Networks;
 use crate::policy::route::{Route, RouteId};
 use crate::policy::websocket::Handshake;
 use crate::store::StatusClass;
 use crate::telemetry::access_log::Line;
 use crate::telemetry::names::Place;
 use crate::telemetry::trace::Id;
-use crate::upstream::{Aside, Progress};
+use crate::upstream::{Aside, Progress, Slot};
 use crate::usage::Hit;
 use crate::wire::http1::Refused;
 
@@ -40,10 +41,12 @@ const IN_HEAD: u8 = 1;
 /// A client connection.
 #[derive(Debug)]
 pub struct ConnInfo {
-    /// The peer.
-    pub client: IpAddr,
+    /// Who is at the other end, or whom its PROXY header named. The client of a request: [`RequestRecord::client`].
+    pub peer: IpAddr,
     /// The peer, ready for `X-Forwarded-For`.
-    pub client_value: HeaderValue,
+    pub peer_value: HeaderValue,
+    /// The peer is a proxy that is believed, and so are these.
+    trusted: Option<Arc<Networks>>,
     /// Whether it is encrypted.
     pub secure: bool,
     /// The peer, as a node of `Forwarded` (RFC 7239 section 6).
@@ -79,6 +82,8 @@ pub struct ConnInfo {
     any_malformed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
+    /// Since when the client sends no more and waits; 0: it may send, `u64::MAX`: it has taken something since.
+    half_closed: AtomicU64,
 }
 
 /// Malformed requests of one connection that are remembered until they are seen.
@@ -98,18 +103,15 @@ pub enum Phase {
 
 impl ConnInfo {
     /// A connection from this address.
-    pub fn new(client: IpAddr, secure: bool, now: Mono) -> Self {
-        let client = client.to_canonical();
-        let forwarded_node = match client {
-            IpAddr::V4(v4) => v4.to_string(),
-            IpAddr::V6(v6) => format!("\"[{v6}]\""),
-        };
-        let client_value = HeaderValue::try_from(client.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+    pub fn new(peer: IpAddr, secure: bool, now: Mono) -> Self {
+        let peer = peer.to_canonical();
+        let peer_value = HeaderValue::try_from(peer.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         Self {
-            client,
-            client_value,
+            peer,
+            peer_value,
+            trusted: None,
             secure,
-            forwarded_node,
+            forwarded_node: forwarded::node(peer),
             forwarded: OnceLock::new(),
             aside: Aside::default(),
             linger: AtomicBool::new(false),
@@ -129,7 +131,14 @@ impl ConnInfo {
             malformed: Mutex::default(),
             any_malformed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
+            half_closed: AtomicU64::new(0),
         }
+    }
+
+    /// Believes what the peer says of its clients, if it is in one of these networks.
+    pub fn trusting(mut self, networks: &Arc<Networks>) -> Self {
+        self.trusted = networks.contains(self.peer).then(|| networks.clone());
+        self
     }
 
     /// What it is doing, and since when. One thread writes; a reader that catches it in between judges a little late.
@@ -142,8 +151,26 @@ impl ConnInfo {
         (phase, Mono(self.since.load(Ordering::Relaxed)))
     }
 
+    /// The client will send no more, and waits for an answer.
+    pub fn stops_sending(&self, clock: &dyn Clock) {
+        if self.half_closed.load(Ordering::Relaxed) == 0 {
+            self.half_closed.store(clock.mono().0.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// For how long a client that sends no more has got nothing.
+    pub fn half_closed_for(&self, now: Mono) -> Duration {
+        match self.half_closed.load(Ordering::Relaxed) {
+            0 | u64::MAX => Duration::ZERO,
+            since => now.since(Mono(since)),
+        }
+    }
+
     /// An attempt to write: the socket took something, or had no room.
     pub fn wrote(&self, something: bool, clock: &dyn Clock) {
+        if something && self.half_closed.load(Ordering::Relaxed) != 0 {
+            self.half_closed.store(u64::MAX, Ordering::Relaxed);
+        }
         let stalled = self.stalled.load(Ordering::Relaxed) != 0;
         if something && stalled {
             self.stalled.store(0, Ordering::Relaxed);
@@ -173,13 +200,13 @@ impl ConnInfo {
     }
 
     /// A request begins to be served. One thread writes, so plain loads and stores will do.
-    fn begin(&self, since: Mono) {
+    pub fn begin(&self, since: Mono) {
         self.in_flight.store(self.in_flight.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.enter(Phase::Busy, since);
     }
 
     /// A request has ended.
-    fn end(&self, now: Mono) {
+    pub fn end(&self, now: Mono) {
         let left = self.in_flight.load(Ordering::Relaxed) - 1;
         self.in_flight.store(left, Ordering::Relaxed);
         if left == 0 {
@@ -247,7 +274,7 @@ impl ConnInfo {
 
     /// `Forwarded` for a request to this host.
     pub fn forwarded(&self, host: &HeaderValue) -> Option<HeaderValue> {
-        let make = || headers::forwarded(&self.forwarded_node, self.secure, host);
+        let make = || forwarded::element(&self.forwarded_node, forwarded::scheme(self.secure), host);
         match self.forwarded.get() {
             Some((known, value)) if known == host => Some(value.clone()),
             Some(_) => make(),
@@ -367,6 +394,8 @@ pub struct RequestRecord {
     conn: Arc<ConnInfo>,
     method: Method,
     path: String,
+    /// What a trusted proxy says of it.
+    pub passed: Option<Passed>,
     /// Its id.
     pub request_id: Id,
     /// Trace id and parent span, as `traceparent` carries them on.
@@ -380,6 +409,8 @@ pub struct RequestRecord {
     pub secret: Option<KeyHash>,
     /// Leave to forward it, once it was admitted.
     pub permit: Option<Permit>,
+    /// Its slot among those that the upstream may have at a time.
+    pub slot: Option<Slot>,
     /// Code of a refusal.
     pub code: Option<&'static str>,
     /// Status of the answer, once there is one.
@@ -420,6 +451,7 @@ impl RequestRecord {
             conn: conn.clone(),
             method: head.method.clone(),
             path,
+            passed: conn.trusted.as_ref().map(|trusted| Passed::read(conn.peer, &head.headers, trusted)),
             request_id,
             trace_id,
             endpoint: None,
@@ -427,6 +459,7 @@ impl RequestRecord {
             key: None,
             secret: None,
             permit: None,
+            slot: None,
             code: None,
             status: 499,
             complete: false,
@@ -460,6 +493,11 @@ impl RequestRecord {
     /// Wall-clock time at which the request began.
     pub fn time(&self) -> Timestamp {
         self.time
+    }
+
+    /// Who sent it: what logs, events and everything per address go by.
+    pub fn client(&self) -> IpAddr {
+        self.passed.map_or(self.conn.peer, |passed| passed.client)
     }
 
     /// The route was found.
@@ -511,7 +549,7 @@ impl RequestRecord {
             time: self.time,
             request_id: self.request_id,
             trace_id: self.trace_id,
-            client: self.conn.client,
+            client: self.client(),
             method: self.method.clone(),
             route: self.endpoint.clone(),
             path: std::mem::take(&mut self.path),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::context::{ConnInfo, Inbound, RequestRecord};
+use super::context::{Inbound, RequestRecord};
 use super::respond::ProxyBody;
 use super::{Gateway, GatewayError, head, inspect};
 use crate::config::model::Config;
@@ -28,7 +28,6 @@ impl Gateway {
         &self,
         config: &Arc<Config>,
         call: Result<Call, Rejection>,
-        conn: &ConnInfo,
         inbound: &mut Inbound,
         record: &mut RequestRecord,
     ) -> Result<Response<ProxyBody>, GatewayError> {
@@ -45,7 +44,7 @@ impl Gateway {
         };
         record.held(body.len() as u64);
         let quota = self.quota_of(&call, &caller).await;
-        let from = conn.client.to_string();
+        let from = record.client().to_string();
         match self.shared.management.handle(config, &call, &caller, quota, &body, &from).await {
             ManagementResponse::Done { status, json } => Ok(answer(status, &json, record)),
             ManagementResponse::Refused(problem) => Err(GatewayError::Problem(problem)),

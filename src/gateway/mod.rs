@@ -27,12 +27,13 @@ use tokio::time::Instant;
 use crate::auth::{Authenticator, Front, StoreUnavailable};
 use crate::clock::Clock;
 use crate::config::model::Config;
+use crate::limit::address::{AddressRate, Counted, TooManyFromAddress};
 use crate::limit::{LimitError, Limiter, Permit};
 use crate::management::api::Management;
 use crate::management::call::Call;
 use crate::management::rate::TooManyCalls;
-use crate::policy::access::Authenticated;
-use crate::policy::credential::Credential;
+use crate::policy::access::{Authenticated, KeyProfile};
+use crate::policy::credential::{Credential, KeyHash};
 use crate::policy::headers::{self, Origin, QuotaFields};
 use crate::policy::key::Environment;
 use crate::policy::rejection::{Problem, Rejection};
@@ -42,7 +43,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
 use crate::telemetry::trace::IdSource;
-use crate::upstream::{BodyError, Clusters, Forwarding, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{BodyError, Clusters, Fields, Forwarding, RequestBody, UpstreamError, Upstreams};
 use crate::usage::Usage;
 
 use context::{ConnInfo, Inbound, RequestRecord};
@@ -64,6 +65,10 @@ pub struct Shared {
     pub auth: Arc<Authenticator>,
     /// Quotas.
     pub limiter: Arc<Limiter>,
+    /// Keys that do not exist, by client address.
+    pub failed_auth: AddressRate,
+    /// Requests on public routes, by client address.
+    pub public_requests: AddressRate,
     /// Counters.
     pub usage: Arc<Usage>,
     /// The management API.
@@ -107,6 +112,8 @@ pub enum GatewayError {
     Problem(Problem),
     /// `management.rate` is used up.
     TooManyCalls(TooManyCalls),
+    /// A rate of `limits.per_address` is used up.
+    TooManyFromAddress(TooManyFromAddress),
     /// The store could not be asked about a key or a lease.
     StoreUnavailable,
     /// No memory left for inspecting bodies.
@@ -124,8 +131,8 @@ impl Shared {
     }
 
     /// Takes another configuration into force. What is the same in it of the upstreams goes on as it is.
-    pub fn reload(&self, config: Config) {
-        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, &self.metrics);
+    pub fn reload(&self, config: Config, fields: Vec<Fields>) {
+        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, fields, &self.metrics);
         self.in_force.send_replace(Arc::new(InForce { config: Arc::new(config), clusters }));
     }
 }
@@ -205,17 +212,26 @@ impl Gateway {
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
         {
             // Boxed: rare, and large enough to weigh on every request's future.
-            return Box::pin(self.manage(config, call, conn, inbound, record)).await;
+            return Box::pin(self.manage(config, call, inbound, record)).await;
         }
         inbound.handshake = Handshake::requested(&inbound.head)?;
         let found = config.routes.find(&inbound.head.method, &path)?;
         record.matched(&found.route);
+        if let Some(limit) = config.limits.per_address.public
+            && found.route.access == Access::Public
+        {
+            self.shared.public_requests.charge(Counted::Public, record.client(), limit, self.shared.clock.mono())?;
+        }
         head::check_declared_body(&inbound.head, head::body_limit(&found.route, &config.limits))?;
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
         let key = self.authenticate(config, credential, &found.route.access, record).await?;
         let scoped = key.check_scope(&found.route.access)?;
         let (values, held) = self.bound_values(config, &found, &scoped, inbound, record).await?;
         let grant = scoped.check_resources(found, values)?;
+        let upstream = config.upstream_of(grant.route(), grant.environment());
+        // Before quota is charged: what is refused costs nothing.
+        let slot = snapshot.upstreams.admit(upstream);
+        record.slot = slot.map_err(|error| self.upstream_failed(error, snapshot.upstreams.metrics(upstream), None))?;
         let permit = self.shared.limiter.admit(grant).await?;
         self.forward(snapshot, permit, held, conn, inbound, record).await
     }
@@ -228,15 +244,17 @@ impl Gateway {
         access: &Access,
         record: &mut RequestRecord,
     ) -> Result<Authenticated, GatewayError> {
-        let Credential::Key(hash) = credential else {
-            return match (access, credential) {
-                (Access::Public, _) => Ok(Authenticated::anonymous()),
-                (_, Credential::Absent) => Err(Rejection::MissingKey.into()),
-                _ => Err(Rejection::InvalidKey.into()),
-            };
+        let hash = match (credential, access) {
+            (Credential::Key(hash), _) => hash,
+            (_, Access::Public) => return Ok(Authenticated::anonymous()),
+            (Credential::Absent, _) => return Err(Rejection::MissingKey.into()),
+            (Credential::Other, _) => {
+                self.charge_failed_auth(config, record)?;
+                return Err(Rejection::InvalidKey.into());
+            }
         };
         record.secret = Some(hash);
-        let found = self.shared.auth.look_up(hash, &self.front, config).await;
+        let found = self.look_up(config, hash, record).await;
         if *access == Access::Public {
             // Only to be counted.
             record.key = found.unwrap_or_default();
@@ -244,7 +262,39 @@ impl Gateway {
         }
         let profile = found?.ok_or(Rejection::InvalidKey)?;
         record.key = Some(profile.clone());
-        Ok(Authenticated::check(profile, record.time())?)
+        Ok(Authenticated::check(profile, record.time(), record.client())?)
+    }
+
+    /// A key by its secret. An address that tried too many unknown ones may use only keys that are known here already: neither the
+    /// store nor whoever shares the address with a guesser shall suffer.
+    async fn look_up(
+        &self,
+        config: &Arc<Config>,
+        hash: KeyHash,
+        record: &RequestRecord,
+    ) -> Result<Option<Arc<KeyProfile>>, GatewayError> {
+        let (auth, limit) = (&self.shared.auth, config.limits.per_address.failed_auth);
+        if let Some(limit) = limit
+            && !auth.is_known(&hash, &self.front, config)
+        {
+            self.shared.failed_auth.check(Counted::FailedAuth, record.client(), limit, self.shared.clock.mono())?;
+        }
+        let found = auth.look_up(hash, &self.front, config).await?;
+        if found.is_none() {
+            self.charge_failed_auth(config, record)?;
+        }
+        Ok(found)
+    }
+
+    /// Counts a key that does not exist, where that is limited.
+    fn charge_failed_auth(&self, config: &Config, record: &RequestRecord) -> Result<(), TooManyFromAddress> {
+        match config.limits.per_address.failed_auth {
+            None => Ok(()),
+            Some(limit) => {
+                let now = self.shared.clock.mono();
+                self.shared.failed_auth.charge(Counted::FailedAuth, record.client(), limit, now)
+            }
+        }
     }
 
     /// A request that was refused before its key was looked at is counted all the same, if it carries a known one.
@@ -253,7 +303,7 @@ impl Gateway {
             && let Ok(Credential::Key(hash)) = Credential::extract(&inbound.head.headers, config.key_shape)
         {
             record.secret = Some(hash);
-            record.key = self.shared.auth.look_up(hash, &self.front, config).await.unwrap_or_default();
+            record.key = self.look_up(config, hash, record).await.unwrap_or_default();
         }
     }
 
@@ -272,8 +322,9 @@ impl Gateway {
             (config.upstream_of(&route, permit.grant().environment()), permit.quota().copied().map(QuotaFields::new));
         let mut fields = std::mem::take(&mut inbound.head.headers);
         let origin = Origin {
-            client: &conn.client_value,
+            peer: &conn.peer_value,
             forwarded: fields.get(HOST).and_then(|host| conn.forwarded(host)),
+            passed: record.passed.as_ref(),
             secure: conn.secure,
             version: inbound.head.version,
             request_id: record.request_id.to_value(),
@@ -385,6 +436,12 @@ impl Config {
 impl From<Rejection> for GatewayError {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)
+    }
+}
+
+impl From<TooManyFromAddress> for GatewayError {
+    fn from(refusal: TooManyFromAddress) -> Self {
+        Self::TooManyFromAddress(refusal)
     }
 }
 

@@ -26,7 +26,7 @@ use super::context::{ConnInfo, Inbound, RequestRecord};
 use super::lasting::{self, Revoked};
 use super::upgrade::{Switching, Tunnel};
 use crate::limit::Permit;
-use crate::policy::headers::{X_REQUEST_ID, set_management_rate, set_quota};
+use crate::policy::headers::{X_REQUEST_ID, set_quota, set_rate};
 use crate::policy::rejection::{Problem, Rejection};
 use crate::policy::websocket::set_upgrade;
 use crate::upstream::{BodyError, UpstreamBody, UpstreamError};
@@ -160,13 +160,16 @@ pub fn render(
     let mut headers = HeaderMap::new();
     let quota = match &error {
         GatewayError::Rejected(Rejection::RateLimited(state)) => Some(state),
+        GatewayError::Rejected(Rejection::TooManyConcurrent(_, state)) => state.as_ref(),
         _ => None,
     };
     if let Some(state) = quota.or(record.permit.as_ref().and_then(Permit::quota)) {
         set_quota(&mut headers, state);
     }
-    if let GatewayError::TooManyCalls(calls) = &error {
-        set_management_rate(&mut headers, &calls.window(record.time()));
+    match &error {
+        GatewayError::TooManyCalls(calls) => set_rate(&mut headers, "management", &calls.window(record.time())),
+        GatewayError::TooManyFromAddress(them) => set_rate(&mut headers, them.name(), &them.window(record.time())),
+        _ => {}
     }
     if let GatewayError::Rejected(Rejection::MethodNotAllowed(allow)) = &error {
         insert(&mut headers, ALLOW, allow);
@@ -323,6 +326,7 @@ impl GatewayError {
             Self::Rejected(rejection) => rejection.problem(),
             Self::Problem(problem) => problem.clone(),
             Self::TooManyCalls(calls) => calls.problem(),
+            Self::TooManyFromAddress(them) => them.problem(),
             Self::StoreUnavailable => own(
                 503,
                 "store_unavailable",
@@ -374,14 +378,18 @@ impl GatewayError {
                 names.iter().filter(|(violated, _)| *violated).map(|(_, name)| *name).collect()
             }
             Self::TooManyCalls(_) => vec!["management"],
+            Self::TooManyFromAddress(them) => vec![them.name()],
             _ => Vec::new(),
         }
     }
 
-    /// `Retry-After`, for the 503s.
+    /// `Retry-After`, where no window says when.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::StoreUnavailable | Self::Overloaded | Self::Upstream(UpstreamError::Busy) => Some(1),
+            Self::StoreUnavailable
+            | Self::Overloaded
+            | Self::Upstream(UpstreamError::Busy)
+            | Self::Rejected(Rejection::TooManyConcurrent(..)) => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,
         }

@@ -9,8 +9,10 @@
 //!
 //! A permit is evidence: only [`Limiter::admit`] makes one. This room must not know HTTP, routes or scopes.
 
+pub mod address;
 mod calls;
 mod entry;
+mod in_flight;
 mod stats;
 
 #[cfg(test)]
@@ -39,6 +41,7 @@ use crate::store::health::Guard;
 pub use stats::{Counter, LimiterStats};
 
 use entry::{Entry, Inner, Outcome};
+use in_flight::{InFlight, Place};
 
 /// A request waits this long for a call; then it is told to come back.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -51,6 +54,8 @@ pub struct Permit {
     grant: Grant,
     quota: Option<QuotaState>,
     cost: u32,
+    /// Free again with the permit, which lives as long as the request.
+    _place: Option<Place>,
 }
 
 impl Permit {
@@ -73,8 +78,8 @@ impl Permit {
 /// Why there is no permit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LimitError {
-    /// A window is used up.
-    #[error("a window of the plan is used up")]
+    /// A window is used up, or all places of the account are taken.
+    #[error("a limit of the plan is reached")]
     Rejected(Rejection),
     /// Neither the store nor `store.outage.quota` can say yes or no (503 `store_unavailable`).
     #[error("the store cannot be asked for a lease")]
@@ -84,6 +89,7 @@ pub enum LimitError {
 /// The limiter of one gateway process.
 pub struct Limiter {
     shared: Arc<Shared>,
+    in_flight: Arc<InFlight>,
 }
 
 type Shard = Mutex<HashMap<Subject, Arc<Entry>>>;
@@ -114,15 +120,27 @@ impl Limiter {
             stats: LimiterStats::default(),
         });
         shared.guard.control().spawn(calls::keep_house(Arc::downgrade(&shared)));
-        Self { shared }
+        Self { shared, in_flight: Arc::default() }
     }
 
     /// Charges the request, waits for a lease if need be, or refuses. A refused request costs nothing.
     pub async fn admit(&self, grant: Grant) -> Result<Permit, LimitError> {
-        let Some(profile) = grant.profile() else { return Ok(Permit { grant, quota: None, cost: 0 }) };
+        let Some(profile) = grant.profile() else { return Ok(Permit { grant, quota: None, cost: 0, _place: None }) };
+        let place = match &profile.in_flight {
+            None => None,
+            Some(limit) => match self.in_flight.enter(limit) {
+                Some(place) => Some(place),
+                // Boxed: rare, and it may have to ask.
+                None => return Err(Box::pin(self.too_many(profile, limit.most)).await),
+            },
+        };
         let cost = grant.route().cost.max(1);
         let state = self.charge(&profile.subject, cost, profile.limits).await?;
-        Ok(Permit { grant, quota: Some(state), cost })
+        Ok(Permit { grant, quota: Some(state), cost, _place: place })
+    }
+
+    async fn too_many(&self, profile: &KeyProfile, most: u32) -> LimitError {
+        LimitError::Rejected(Rejection::TooManyConcurrent(most, self.state_of(profile).await.ok()))
     }
 
     async fn charge(&self, subject: &Subject, cost: u32, limits: QuotaLimits) -> Result<QuotaState, LimitError> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::audit;
 use super::problem::{ManagementError, quoted};
 use crate::config::model::{Config, Plan, Quota};
-use crate::policy::key::{Account, AccountId, QuotaLimits};
+use crate::policy::key::{Account, AccountId};
 use crate::store::{KeyFilter, Revision, Store, StoreError};
 
 /// See `keys::ATTEMPTS`.
@@ -22,6 +22,17 @@ pub struct Accounts<'a> {
     pub config: &'a Config,
 }
 
+/// Limits that an account is given beside a plan.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnLimits {
+    /// See [`Account::requests_per_minute`].
+    pub requests_per_minute: Option<u32>,
+    /// See [`Account::requests_per_day`].
+    pub requests_per_day: Option<u32>,
+    /// See [`Account::concurrent_requests`].
+    pub concurrent_requests: Option<u32>,
+}
+
 /// An account after a change.
 #[derive(Debug)]
 pub struct ChangedAccount {
@@ -32,19 +43,14 @@ pub struct ChangedAccount {
 }
 
 impl Accounts<'_> {
-    /// Puts an account on a plan; makes it when absent. A custom plan needs both limits, any other brings its own.
-    pub async fn set(
-        &self,
-        id: &AccountId,
-        plan: &str,
-        per_minute: Option<u32>,
-        per_day: Option<u32>,
-    ) -> Result<ChangedAccount, ManagementError> {
-        check_plan(&self.config.quota, plan, per_minute, per_day)?;
+    /// Puts an account on a plan; makes it when absent. A custom plan needs the limits of both windows, any other brings its own.
+    pub async fn set(&self, id: &AccountId, plan: &str, own: OwnLimits) -> Result<ChangedAccount, ManagementError> {
+        check_plan(&self.config.quota, plan, own)?;
         self.replace(id, |account| Account {
             plan: Some(plan.to_owned()),
-            requests_per_minute: per_minute,
-            requests_per_day: per_day,
+            requests_per_minute: own.requests_per_minute,
+            requests_per_day: own.requests_per_day,
+            concurrent_requests: own.concurrent_requests,
             ..account
         })
         .await
@@ -108,34 +114,41 @@ impl Accounts<'_> {
 
 /// How an account is shown: the plan and the limits in force.
 pub fn to_json(account: &Account, quota: &Quota) -> Value {
-    let (plan, QuotaLimits { requests_per_minute, requests_per_day }) = quota.of(account);
+    let (plan, limits) = quota.of(account);
     json!({
         "id": account.id,
         "plan": *plan,
-        "requests_per_minute": requests_per_minute,
-        "requests_per_day": requests_per_day,
+        "requests_per_minute": limits.windows.requests_per_minute,
+        "requests_per_day": limits.windows.requests_per_day,
+        "concurrent_requests": limits.concurrent_requests,
         "suspended": account.suspended,
     })
 }
 
-fn check_plan(quota: &Quota, name: &str, per_minute: Option<u32>, per_day: Option<u32>) -> Result<(), ManagementError> {
+fn check_plan(quota: &Quota, name: &str, own: OwnLimits) -> Result<(), ManagementError> {
     let invalid = |why: String| Err(ManagementError::InvalidAccount(why));
     let plan = quota.plans.iter().find(|(known, _)| **known == *name).map(|(_, plan)| plan);
-    match (plan, per_minute, per_day) {
-        (None, ..) => {
+    let OwnLimits { requests_per_minute, requests_per_day, concurrent_requests } = own;
+    let given = [requests_per_minute, requests_per_day, concurrent_requests];
+    match plan {
+        None => {
             let known: Vec<&str> = quota.plans.iter().map(|(name, _)| &**name).collect();
             invalid(format!("there is no plan `{}`; plans are {}", quoted(name), known.join(", ")))
         }
-        (Some(Plan::Custom), Some(0), _) | (Some(Plan::Custom), _, Some(0)) => {
+        Some(Plan::Custom) if given.contains(&Some(0)) => {
             invalid("limits are from 1 to 4294967295; to refuse everything, suspend the account".to_owned())
         }
-        (Some(Plan::Custom), Some(_), Some(_)) | (Some(Plan::Fixed(_)), None, None) => Ok(()),
-        (Some(Plan::Custom), ..) => invalid(format!(
+        Some(Plan::Custom) if requests_per_minute.is_some() && requests_per_day.is_some() => Ok(()),
+        Some(Plan::Custom) => invalid(format!(
             "plan `{name}` has no limits of its own: give both --requests-per-minute and --requests-per-day"
         )),
-        (Some(Plan::Fixed(limits)), ..) => invalid(format!(
-            "plan `{name}` has fixed limits ({} a minute, {} a day): leave out --requests-per-minute and --requests-per-day",
-            limits.requests_per_minute, limits.requests_per_day
+        Some(Plan::Fixed(_)) if given == [None; 3] => Ok(()),
+        Some(Plan::Fixed(limits)) => invalid(format!(
+            "plan `{name}` has fixed limits ({} a minute, {} a day{}): leave out --requests-per-minute, --requests-per-day and \
+             --concurrent-requests",
+            limits.windows.requests_per_minute,
+            limits.windows.requests_per_day,
+            limits.concurrent_requests.map_or_else(String::new, |most| format!(", {most} at once"))
         )),
     }
 }
@@ -155,14 +168,22 @@ mod tests {
         let accounts = Accounts { store: &store, config: &config };
         assert_eq!(accounts.get(&id()).await.unwrap(), Account::unset(id()));
         accounts.suspend(&id(), true).await.unwrap();
-        accounts.set(&id(), "enterprise", Some(5000), Some(1_000_000)).await.unwrap();
-        let account = accounts.set(&id(), "pro", None, None).await.unwrap().account;
+        let own = OwnLimits {
+            requests_per_minute: Some(5000),
+            requests_per_day: Some(1_000_000),
+            concurrent_requests: Some(20),
+        };
+        let account = accounts.set(&id(), "enterprise", own).await.unwrap().account;
+        assert_eq!(config.quota.of(&account).1.concurrent_requests, Some(20));
+        let account = accounts.set(&id(), "pro", OwnLimits::default()).await.unwrap().account;
+        assert_eq!(account.concurrent_requests, None);
         insta::assert_json_snapshot!(to_json(&account, &config.quota), @r#"
         {
           "id": "u-1",
           "plan": "pro",
           "requests_per_minute": 300,
           "requests_per_day": 50000,
+          "concurrent_requests": null,
           "suspended": true
         }
         "#);
@@ -174,7 +195,7 @@ mod tests {
     async fn a_change_that_was_overtaken_is_made_again_on_what_is_there() {
         let (store, config) = (StubStore::default(), config());
         let accounts = Accounts { store: &store, config: &config };
-        accounts.set(&id(), "pro", None, None).await.unwrap();
+        accounts.set(&id(), "pro", OwnLimits::default()).await.unwrap();
         store.edit(|state| state.conflicts = 3);
         let account = accounts.suspend(&id(), true).await.unwrap().account;
         assert_eq!((account.plan.as_deref(), account.suspended), (Some("pro"), true));
@@ -191,7 +212,15 @@ mod tests {
     #[test]
     fn limits_belong_to_custom_plans_and_to_no_other() {
         let quota = config().quota;
-        let said = |plan, minute, day| check_plan(&quota, plan, minute, day).map_err(|error| error.to_string());
+        let all = |plan, requests_per_minute, requests_per_day, concurrent_requests| {
+            let own = OwnLimits { requests_per_minute, requests_per_day, concurrent_requests };
+            check_plan(&quota, plan, own).map_err(|error| error.to_string())
+        };
+        let said = |plan, minute, day| all(plan, minute, day, None);
+        assert_eq!(all("enterprise", Some(1), Some(1), Some(1)), Ok(()));
+        assert!(all("enterprise", None, None, Some(1)).unwrap_err().contains("give both"));
+        assert!(all("enterprise", Some(1), Some(1), Some(0)).unwrap_err().contains("from 1 to"));
+        assert!(all("pro", None, None, Some(1)).unwrap_err().contains("leave out"));
         assert_eq!(said("pro", None, None), Ok(()));
         assert_eq!(said("enterprise", Some(1), Some(u32::MAX)), Ok(()));
         for (plan, minute, day, hint) in [

@@ -36,6 +36,7 @@ pub fn account(account: &Account, by: &str) {
         plan = account.plan.as_deref().unwrap_or_default(),
         requests_per_minute = account.requests_per_minute,
         requests_per_day = account.requests_per_day,
+        concurrent_requests = account.concurrent_requests,
         suspended = account.suspended,
         by = %by,
         "audit: account",

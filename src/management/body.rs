@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::problem::{BadMember, ManagementError, quoted};
 use crate::policy::credential::holds_secret;
 use crate::policy::key::{AccountId, Environment, KeyRecord, OrganizationId, ResourceId, Timestamp};
+use crate::policy::network::Network;
 use crate::policy::scope::Scope;
 
 /// Bytes of a body at most; the transport stops reading there.
@@ -16,7 +17,7 @@ pub const BODY_LIMIT: usize = 64 * 1024;
 /// Contract 3.
 const NAME_CHARS: usize = 200;
 const SCOPES: usize = 100;
-const IDS: usize = 100;
+const ELEMENTS: usize = 100;
 /// A century: any later expiry is a mistake for none.
 const EXPIRES_IN_DAYS: i64 = 36_500;
 /// The last millisecond that RFC 3339 can write.
@@ -78,6 +79,8 @@ pub struct NewKey {
     pub model_ids: Option<Vec<ResourceId>>,
     /// Datasets it is limited to.
     pub dataset_ids: Option<Vec<ResourceId>>,
+    /// Addresses it works from.
+    pub allowed_addresses: Option<Vec<Network>>,
     /// The organization it is limited to.
     pub organization_id: Option<OrganizationId>,
     /// When it expires.
@@ -99,6 +102,8 @@ pub struct Changes {
     pub model_ids: Change<Vec<ResourceId>>,
     /// `dataset_ids`, replacing the old list.
     pub dataset_ids: Change<Vec<ResourceId>>,
+    /// `allowed_addresses`, replacing the old list.
+    pub allowed_addresses: Change<Vec<Network>>,
     /// `expires_at`
     pub expires_at: Change<Timestamp>,
     /// `disabled`
@@ -113,6 +118,7 @@ impl Changes {
             scopes: None,
             model_ids: Change::Leave,
             dataset_ids: Change::Leave,
+            allowed_addresses: Change::Leave,
             expires_at: Change::Leave,
             disabled: Some(disabled),
         }
@@ -142,6 +148,7 @@ impl NewKey {
         }
         let model_ids = members.read("model_ids", ids).value();
         let dataset_ids = members.read("dataset_ids", ids).value();
+        let allowed_addresses = members.read("allowed_addresses", networks).value();
         let organization_id = members.read("organization_id", organization).value();
         let environment = members.read("environment", environment).value();
         let days = members.read("expires_in_days", days).value();
@@ -158,7 +165,17 @@ impl NewKey {
         let expires_at = at.or_else(|| days.map(|days| now.plus_seconds(days * 86_400)));
         members.finish(|| {
             let name = name?;
-            Some(Self { name, scopes, model_ids, dataset_ids, organization_id, expires_at, environment, account_id })
+            Some(Self {
+                name,
+                scopes,
+                model_ids,
+                dataset_ids,
+                allowed_addresses,
+                organization_id,
+                expires_at,
+                environment,
+                account_id,
+            })
         })
     }
 }
@@ -180,6 +197,7 @@ impl Changes {
             scopes: members.read_kept("scopes", scopes),
             model_ids: members.read("model_ids", ids),
             dataset_ids: members.read("dataset_ids", ids),
+            allowed_addresses: members.read("allowed_addresses", networks),
             expires_at: members.read("expires_at", |member, value, bad| expiry(member, value, now, bad)),
             disabled: members.read_kept("disabled", boolean),
         };
@@ -329,13 +347,29 @@ fn scopes(member: &str, value: &Value, bad: &mut Vec<BadMember>) -> Option<Vec<S
 const NOT_AN_ID: &str = "not an id: 1 to 64 characters of A-Z a-z 0-9 . _ : -";
 
 fn ids(member: &str, value: &Value, bad: &mut Vec<BadMember>) -> Option<Vec<ResourceId>> {
-    let ids =
-        list(member, value, bad, (IDS, "at most 100 ids"), |text| ResourceId::parse(text).map_err(|_| NOT_AN_ID))?;
+    limit(member, value, bad, "at most 100 ids", |text| ResourceId::parse(text).map_err(|_| NOT_AN_ID))
+}
+
+fn networks(member: &str, value: &Value, bad: &mut Vec<BadMember>) -> Option<Vec<Network>> {
+    limit(member, value, bad, "at most 100 networks", |text| {
+        Network::parse(text).map_err(|_| "not an address or a network such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32")
+    })
+}
+
+/// A list that a key is limited to. Empty would be nothing, and is more likely a mistake for all.
+fn limit<T: PartialEq>(
+    member: &str,
+    value: &Value,
+    bad: &mut Vec<BadMember>,
+    too_many: &'static str,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
+) -> Option<Vec<T>> {
+    let limit = list(member, value, bad, (ELEMENTS, too_many), parse)?;
     if value.as_array().is_some_and(Vec::is_empty) {
         bad.push(BadMember::new(member, "must not be empty; null or absent is all"));
         return None;
     }
-    Some(ids)
+    Some(limit)
 }
 
 fn organization(member: &str, value: &Value, bad: &mut Vec<BadMember>) -> Option<OrganizationId> {

@@ -91,6 +91,13 @@ fn each_rule_of_a_creation_accepts_its_limit_and_refuses_what_is_beyond() {
         (json!({"model_ids": ids(101)}), Some("model_ids")),
         (json!({"dataset_ids": []}), Some("dataset_ids")),
         (json!({"model_ids": {"0": "m"}}), Some("model_ids")),
+        (json!({"allowed_addresses": ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]}), None),
+        (json!({"allowed_addresses": networks(100)}), None),
+        (json!({"allowed_addresses": networks(101)}), Some("allowed_addresses")),
+        (json!({"allowed_addresses": []}), Some("allowed_addresses")),
+        (json!({"allowed_addresses": "10.0.0.0/8"}), Some("allowed_addresses")),
+        (json!({"allowed_addresses": ["10.0.0.0/8", "10.0.0.0/33"]}), Some("allowed_addresses[1]")),
+        (json!({"allowed_addresses": ["localhost"]}), Some("allowed_addresses[0]")),
         (json!({"organization_id": "org-1"}), None),
         (json!({"organization_id": ""}), Some("organization_id")),
         (json!({"expires_in_days": 1}), None),
@@ -115,6 +122,18 @@ fn each_rule_of_a_creation_accepts_its_limit_and_refuses_what_is_beyond() {
     }
 }
 
+fn networks(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("10.0.{n}.0/24")).collect()
+}
+
+#[test]
+fn networks_are_kept_in_one_form_and_once() {
+    let given = json!({"allowed_addresses": ["10.1.2.3/8", "::ffff:10.0.0.0/104", "192.0.2.7", "2001:DB8::1"]});
+    let kept = create(with(given)).unwrap().allowed_addresses.unwrap();
+    let texts: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::1/128"]);
+}
+
 #[test]
 fn both_expiries_are_refused_and_both_are_named() {
     let bad = create(with(json!({"expires_in_days": 1, "expires_at": "2027-01-01T00:00:00Z"})));
@@ -127,7 +146,7 @@ fn both_expiries_are_refused_and_both_are_named() {
 fn null_on_create_is_absent_and_read_only_members_are_ignored() {
     let plain = create(with(json!({}))).unwrap();
     let nulls = json!({
-        "model_ids": null, "dataset_ids": null, "organization_id": null, "expires_in_days": null, "expires_at": null,
+        "model_ids": null, "dataset_ids": null, "allowed_addresses": null, "organization_id": null, "expires_in_days": null, "expires_at": null,
         "environment": null, "disabled": null
     });
     assert_eq!(create(with(nulls)).unwrap(), plain);
@@ -193,11 +212,13 @@ fn a_member_that_is_there_twice_is_refused_by_name_however_it_is_written() {
 
 #[test]
 fn null_clears_with_patch_and_leaves_with_put() {
-    let body = json!({"model_ids": null, "dataset_ids": null, "expires_at": null});
+    let body = json!({"model_ids": null, "dataset_ids": null, "allowed_addresses": null, "expires_at": null});
     let cleared = update(body.clone(), Nulls::Clear).unwrap();
     assert_eq!((cleared.model_ids, cleared.expires_at), (Change::Clear, Change::Clear));
+    assert_eq!(cleared.allowed_addresses, Change::Clear);
     let left = update(body, Nulls::Leave).unwrap();
     assert_eq!((left.model_ids, left.expires_at), (Change::Leave, Change::Leave));
+    assert_eq!(left.allowed_addresses, Change::Leave);
 
     let kept = json!({"name": null, "scopes": null, "disabled": null});
     assert_eq!(update(kept.clone(), Nulls::Clear).unwrap_err(), ["name", "scopes", "disabled"]);

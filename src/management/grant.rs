@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::problem::{Excess, ManagementError};
 use crate::policy::access::KeyProfile;
 use crate::policy::key::{KeyRecord, ResourceId};
+use crate::policy::network::Network;
 use crate::policy::scope::{Scope, ScopeCatalog};
 
 /// Whether a caller may work on the keys of other accounts.
@@ -15,7 +16,8 @@ pub fn is_admin(caller: &KeyProfile) -> bool {
     Scope::parse("api-keys:admin").is_ok_and(|admin| caller.grants.allows(&admin))
 }
 
-/// Checks that `result` lies within what `caller` has: account, scopes, models, datasets, organization, environment, expiry.
+/// Checks that `result` lies within what `caller` has: account, scopes, models, datasets, addresses, organization,
+/// environment, expiry.
 /// Names everything that does not.
 pub fn check(result: &KeyRecord, caller: &KeyProfile, catalog: &ScopeCatalog) -> Result<(), ManagementError> {
     let mine = &caller.record;
@@ -25,6 +27,8 @@ pub fn check(result: &KeyRecord, caller: &KeyProfile, catalog: &ScopeCatalog) ->
         ids(mine.model_ids.as_deref(), result.model_ids.as_deref()).map(|what| Excess { member: "model_ids", what }),
         ids(mine.dataset_ids.as_deref(), result.dataset_ids.as_deref())
             .map(|what| Excess { member: "dataset_ids", what }),
+        addresses(mine.allowed_addresses.as_deref(), result.allowed_addresses.as_deref())
+            .map(|what| Excess { member: "allowed_addresses", what }),
         organization(mine, result).map(|what| Excess { member: "organization_id", what }),
         environment(mine, result).map(|what| Excess { member: "environment", what }),
         expiry(mine, result).map(|what| Excess { member: "expires_at", what }),
@@ -47,11 +51,21 @@ fn scopes(result: &KeyRecord, caller: &KeyProfile, catalog: &ScopeCatalog) -> Op
     if beyond.is_empty() { None } else { Some(format!("the caller does not hold {}", beyond.join(", "))) }
 }
 
+const NOT_ALL: &str = "the caller is limited itself, so this cannot be all";
+
 fn ids(mine: Option<&[ResourceId]>, result: Option<&[ResourceId]>) -> Option<String> {
     let mine: BTreeSet<&ResourceId> = mine?.iter().collect();
-    let Some(result) = result else { return Some("the caller is limited itself, so this cannot be all".to_owned()) };
+    let Some(result) = result else { return Some(NOT_ALL.to_owned()) };
     let beyond: Vec<&str> = result.iter().filter(|id| !mine.contains(id)).map(ResourceId::as_str).collect();
     if beyond.is_empty() { None } else { Some(format!("the caller is not allowed {}", beyond.join(", "))) }
+}
+
+fn addresses(mine: Option<&[Network]>, result: Option<&[Network]>) -> Option<String> {
+    let mine = mine?;
+    let Some(result) = result else { return Some(NOT_ALL.to_owned()) };
+    let beyond = result.iter().filter(|network| !Network::cover(mine, network));
+    let beyond: Vec<String> = beyond.map(ToString::to_string).collect();
+    if beyond.is_empty() { None } else { Some(format!("the caller does not work from {}", beyond.join(", "))) }
 }
 
 fn organization(mine: &KeyRecord, result: &KeyRecord) -> Option<String> {
@@ -136,6 +150,24 @@ mod tests {
         let limited = |key: &mut KeyRecord| key.dataset_ids = some_ids(&["d-1"]);
         assert_eq!(beyond(limited, |key| key.dataset_ids = None), ["dataset_ids"]);
         assert!(beyond(|_| {}, |key| key.model_ids = some_ids(&["m-9"])).is_empty());
+    }
+
+    #[test]
+    fn a_caller_that_works_from_some_addresses_gives_no_key_that_works_from_others() {
+        let some = |texts: &[&str]| Some(texts.iter().map(|text| Network::parse(text).unwrap()).collect());
+        let limited =
+            |key: &mut KeyRecord| key.allowed_addresses = some(&["10.0.0.0/9", "10.128.0.0/9", "2001:db8::1"]);
+        for (theirs, within) in [
+            (some(&["10.1.0.0/16", "10.200.0.1"]), true),
+            (some(&["10.0.0.0/8"]), true),
+            (some(&["10.0.0.0/9", "192.0.2.1"]), false),
+            (some(&["0.0.0.0/0"]), false),
+            (None, false),
+        ] {
+            let found = beyond(limited, |key| key.allowed_addresses = theirs.clone());
+            assert_eq!(found, if within { vec![] } else { vec!["allowed_addresses"] }, "{theirs:?}");
+        }
+        assert!(beyond(|_| {}, |key| key.allowed_addresses = some(&["10.0.0.0/8"])).is_empty());
     }
 
     #[test]

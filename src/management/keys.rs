@@ -285,6 +285,7 @@ impl Changes {
         set(&mut new.scopes, self.scopes.clone(), "scopes", &mut changed);
         set(&mut new.model_ids, limit(&self.model_ids), "model_ids", &mut changed);
         set(&mut new.dataset_ids, limit(&self.dataset_ids), "dataset_ids", &mut changed);
+        set(&mut new.allowed_addresses, limit(&self.allowed_addresses), "allowed_addresses", &mut changed);
         set(&mut new.expires_at, limit(&self.expires_at), "expires_at", &mut changed);
         set(&mut new.disabled, self.disabled, "disabled", &mut changed);
         if !changed.is_empty() {
@@ -334,6 +335,7 @@ fn new_record(
         scopes,
         model_ids: new.model_ids.or_else(|| mine?.model_ids.clone()),
         dataset_ids: new.dataset_ids.or_else(|| mine?.dataset_ids.clone()),
+        allowed_addresses: new.allowed_addresses.or_else(|| mine?.allowed_addresses.clone()),
         expires_at: new.expires_at.or_else(|| mine?.expires_at),
         disabled: false,
         created_at: now,

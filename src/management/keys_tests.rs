@@ -6,6 +6,7 @@ use super::*;
 use crate::management::object::object;
 use crate::management::testing::{Stopped, StubStore, config, now, organization, profile, record, scope};
 use crate::policy::key::ResourceId;
+use crate::policy::network::Network;
 use crate::store::Version;
 
 struct Fixture {
@@ -61,6 +62,7 @@ async fn what_is_not_named_is_inherited_from_the_caller() {
         scopes: vec![scope("models:read"), scope("api-keys:write")],
         model_ids: Some(vec![ResourceId::parse("m-1").unwrap()]),
         dataset_ids: Some(vec![ResourceId::parse("d-1").unwrap()]),
+        allowed_addresses: Some(vec![Network::parse("10.0.0.0/8").unwrap()]),
         organization_id: organization("o-1"),
         expires_at: Some(now().plus_seconds(86_400)),
         environment: Environment::Test,
@@ -70,6 +72,7 @@ async fn what_is_not_named_is_inherited_from_the_caller() {
     let KeyView { record: made, secrets, .. } = &created.key;
     let mine = &profile.record;
     assert_eq!((&made.scopes, &made.model_ids, &made.dataset_ids), (&mine.scopes, &mine.model_ids, &mine.dataset_ids));
+    assert_eq!(made.allowed_addresses, mine.allowed_addresses);
     assert_eq!((&made.organization_id, made.expires_at), (&mine.organization_id, mine.expires_at));
     assert_eq!((made.environment, &made.account_id), (mine.environment, &mine.account_id));
     assert_eq!((made.created_at, made.updated_at, made.created_by.as_str()), (now(), now(), "caller"));

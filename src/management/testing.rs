@@ -40,6 +40,7 @@ pub(crate) fn record(id: &str) -> KeyRecord {
         scopes: vec![scope("*")],
         model_ids: None,
         dataset_ids: None,
+        allowed_addresses: None,
         expires_at: None,
         disabled: false,
         created_at: Timestamp::parse("2026-05-01T00:00:00Z").unwrap(),

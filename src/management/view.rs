@@ -57,6 +57,7 @@ impl KeyView {
             "scopes": record.scopes,
             "model_ids": record.model_ids,
             "dataset_ids": record.dataset_ids,
+            "allowed_addresses": record.allowed_addresses,
             "expires_at": record.expires_at,
             "disabled": record.disabled,
             "created_at": record.created_at,
@@ -90,8 +91,9 @@ impl KeyView {
         let limits = quota.of(&self.account).1;
         let mut object = self.to_json(quota);
         object["limits"] = json!({
-            "minute": window(limits.requests_per_minute, state.map(|state| &state.minute)),
-            "day": window(limits.requests_per_day, state.map(|state| &state.day)),
+            "minute": window(limits.windows.requests_per_minute, state.map(|state| &state.minute)),
+            "day": window(limits.windows.requests_per_day, state.map(|state| &state.day)),
+            "concurrent_requests": limits.concurrent_requests,
         });
         object
     }
@@ -127,6 +129,7 @@ mod tests {
     use crate::management::testing::{config, record};
     use crate::policy::credential::KeyHash;
     use crate::policy::key::{Environment, ResourceId};
+    use crate::policy::network::Network;
     use crate::policy::quota::{Violated, Window};
 
     fn time(text: &str) -> Option<Timestamp> {
@@ -162,6 +165,7 @@ mod tests {
         view.secrets.push(old);
         view.record.model_ids = Some(vec![ResourceId::parse("m-1").unwrap()]);
         view.record.dataset_ids = Some(vec![ResourceId::parse("d-1").unwrap()]);
+        view.record.allowed_addresses = Some(vec![Network::parse("192.0.2.7").unwrap()]);
         view.record.expires_at = time("2027-01-01T00:00:00Z");
         view.record.deleted_at = time("2026-06-01T12:30:00Z");
         insta::assert_json_snapshot!(view.to_json(&config().quota));

@@ -3,12 +3,13 @@
 //! The chain [`Authenticated`] → [`Scoped`] → [`Grant`] can only be walked in this order: each is made by the check before it
 //! and by nothing else, so code that skips a check does not compile. A public route walks the same chain without a key.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
 
 use super::key::{Account, Environment, KeyRecord, QuotaLimits, Timestamp};
-use super::quota::Subject;
+use super::quota::{InFlightLimit, Subject};
 use super::rejection::{MissingScope, Rejection};
 use super::resource::{Kind, LimitedKeys, ValueSource, check_resource};
 use super::route::{Access, Match, Route};
@@ -27,6 +28,8 @@ pub struct KeyProfile {
     pub plan: Arc<str>,
     /// The limits in force.
     pub limits: QuotaLimits,
+    /// How many requests of its account may be in flight; `None`: any number.
+    pub in_flight: Option<InFlightLimit>,
     /// What its scopes amount to.
     pub grants: Grants,
     /// Whose quota it is charged to.
@@ -44,9 +47,17 @@ impl KeyProfile {
     }
 }
 
-/// A key that is known, whose account is active, that is enabled and not expired. `None` inside: no key came.
+/// A key, and the address that it came from.
 #[derive(Debug, Clone)]
-pub struct Authenticated(Option<Arc<KeyProfile>>);
+struct Presented {
+    profile: Arc<KeyProfile>,
+    client: IpAddr,
+}
+
+/// A key that is known, whose account is active, that is enabled, not expired and may come from where it came. `None` inside: no
+/// key came.
+#[derive(Debug, Clone)]
+pub struct Authenticated(Option<Presented>);
 
 impl Authenticated {
     /// No key: enough for a public route only.
@@ -54,28 +65,33 @@ impl Authenticated {
         Self(None)
     }
 
-    /// Checks account, switch and expiry, in the order of contract 4.
-    pub fn check(profile: Arc<KeyProfile>, now: Timestamp) -> Result<Self, Rejection> {
+    /// Checks account, switch and expiry, in the order of contract 4; then whether the key may come from this address.
+    pub fn check(profile: Arc<KeyProfile>, now: Timestamp, client: IpAddr) -> Result<Self, Rejection> {
         if profile.account.suspended {
             return Err(Rejection::AccountSuspended);
         }
         if profile.record.disabled {
             return Err(Rejection::DisabledKey);
         }
-        match profile.expires_at() {
-            Some(at) if at <= now => Err(Rejection::ExpiredKey(at)),
-            _ => Ok(Self(Some(profile))),
+        if let Some(at) = profile.expires_at().filter(|at| *at <= now) {
+            return Err(Rejection::ExpiredKey(at));
+        }
+        match &profile.record.allowed_addresses {
+            Some(allowed) if !allowed.iter().any(|network| network.contains(client)) => {
+                Err(Rejection::AddressNotAllowed(client))
+            }
+            _ => Ok(Self(Some(Presented { profile, client }))),
         }
     }
 
     /// The key, if there is one.
     pub fn profile(&self) -> Option<&Arc<KeyProfile>> {
-        self.0.as_ref()
+        self.0.as_ref().map(|presented| &presented.profile)
     }
 
     /// Checks what a route, or a management call, asks for.
     pub fn check_scope(self, access: &Access) -> Result<Scoped, Rejection> {
-        let Some(profile) = &self.0 else {
+        let Some(Presented { profile, .. }) = &self.0 else {
             return if *access == Access::Public { Ok(Scoped(None)) } else { Err(Rejection::MissingKey) };
         };
         let missing = match access {
@@ -96,7 +112,7 @@ impl Authenticated {
 
 /// A key that holds the scope of a route (or a public route).
 #[derive(Debug, Clone)]
-pub struct Scoped(Option<Arc<KeyProfile>>);
+pub struct Scoped(Option<Presented>);
 
 /// What the request names, for the dimensions that the route binds. `None`: it names nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -122,12 +138,12 @@ impl Values {
 impl Scoped {
     /// The key, if there is one.
     pub fn profile(&self) -> Option<&Arc<KeyProfile>> {
-        self.0.as_ref()
+        self.0.as_ref().map(|presented| &presented.profile)
     }
 
     /// Whether the key is limited in a dimension that the route takes from this source: only then is a body inspected.
     pub fn must_inspect(&self, route: &Route, wanted: impl Fn(&ValueSource) -> bool) -> bool {
-        let Some(profile) = &self.0 else { return false };
+        let Some(profile) = self.profile() else { return false };
         let limited =
             |kind: Kind| kind.limit(&profile.record).is_some() && route.bindings.of(kind).is_some_and(&wanted);
         Kind::ALL.into_iter().any(limited)
@@ -136,7 +152,7 @@ impl Scoped {
 
     /// Checks models, datasets and organization.
     pub fn check_resources(self, found: Match, values: Values) -> Result<Grant, Rejection> {
-        if let Some(profile) = &self.0 {
+        if let Some(profile) = self.profile() {
             let route = &found.route;
             for kind in Kind::ALL {
                 let Some(allowed) = kind.limit(&profile.record) else { continue };
@@ -152,28 +168,30 @@ impl Scoped {
                 return Err(Rejection::OrganizationNotAllowed);
             }
         }
-        Ok(Grant { profile: self.0, found, values })
+        Ok(Grant { presented: self.0, found, values })
     }
 }
 
 /// A request that may pass, but for its quota.
 #[derive(Debug, Clone)]
 pub struct Grant {
-    profile: Option<Arc<KeyProfile>>,
+    presented: Option<Presented>,
     found: Match,
     values: Values,
 }
 
 impl Grant {
     /// Walks the same chain again with what is known of the key by now: an answer that lasts needs a grant that lasts.
+    /// One without a key has nothing that could end.
     pub fn renew(&self, profile: Arc<KeyProfile>, now: Timestamp) -> Result<Self, Rejection> {
-        let scoped = Authenticated::check(profile, now)?.check_scope(&self.found.route.access)?;
+        let Some(Presented { client, .. }) = self.presented else { return Ok(self.clone()) };
+        let scoped = Authenticated::check(profile, now, client)?.check_scope(&self.found.route.access)?;
         scoped.check_resources(self.found.clone(), self.values.clone())
     }
 
     /// The key; `None` on a public route.
     pub fn profile(&self) -> Option<&Arc<KeyProfile>> {
-        self.profile.as_ref()
+        self.presented.as_ref().map(|presented| &presented.profile)
     }
 
     /// The route.
@@ -188,6 +206,6 @@ impl Grant {
 
     /// The environment whose upstream serves it; without a key: live.
     pub fn environment(&self) -> Environment {
-        self.profile.as_ref().map_or(Environment::Live, |profile| profile.record.environment)
+        self.profile().map_or(Environment::Live, |profile| profile.record.environment)
     }
 }

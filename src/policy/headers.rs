@@ -4,28 +4,22 @@
 //! field that the gateway sets. Works on `http` types; knows no connection and no clock.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, RETRY_AFTER,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 
 use super::access::KeyProfile;
 use super::credential::looks_like_key;
-use super::quota::{QuotaState, WindowState};
+use super::forwarded::{Passed, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, scheme};
+use super::quota_fields::{RATELIMIT, RATELIMIT_POLICY};
+
+pub use super::quota_fields::{QuotaFields, set_quota, set_rate};
 
 /// `X-Request-Id`
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `traceparent` (W3C Trace Context)
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -93,10 +87,15 @@ pub fn is_twin(a: &HeaderName, b: &HeaderName) -> bool {
 
 /// Sets what an operator wants an upstream to get; the client's own fields of these names are removed.
 pub fn set(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
-    retain(headers, |name| !fields.iter().any(|(ours, _)| is_twin(ours, name)));
+    remove(headers, fields);
     for (name, value) in fields {
         headers.insert(name, value.clone());
     }
+}
+
+/// Removes fields of these names.
+pub fn remove(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
+    retain(headers, |name| !fields.iter().any(|(ours, _)| is_twin(ours, name)));
 }
 
 /// Fields that say how a message is to be framed, routed, judged, stored or answered: too late in a trailer, where who merges it
@@ -189,10 +188,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// What the gateway knows of the connection and of the request, for the fields it sets.
 #[derive(Debug)]
 pub struct Origin<'a> {
-    /// The client's address, ready to be inserted.
-    pub client: &'a HeaderValue,
-    /// [`forwarded`] for this client and host; `None` when no Host came.
+    /// The peer's address, ready to be inserted.
+    pub peer: &'a HeaderValue,
+    /// An element of `Forwarded` for this peer and host; `None` when no Host came.
     pub forwarded: Option<HeaderValue>,
+    /// What the peer says of the client, when it is a trusted proxy.
+    pub passed: Option<&'a Passed>,
     /// Whether the client's connection is encrypted.
     pub secure: bool,
     /// Version the client spoke.
@@ -219,7 +220,10 @@ pub fn for_upstream(
     });
     headers.reserve(SET_FOR_UPSTREAM);
     strip_hop_by_hop(headers);
-    retain(headers, |name| !is_forgeable(name.as_str()));
+    match origin.passed {
+        None => retain(headers, |name| !is_forgeable(name.as_str())),
+        Some(passed) => retain(headers, |name| !is_forgeable(name.as_str()) || passed.keeps(name.as_str())),
+    }
     // The gateway itself answers `100 Continue`, when it starts reading the body.
     headers.remove(EXPECT);
     let keep_authorization = match profile {
@@ -238,29 +242,24 @@ pub fn for_upstream(
         }
     }
     if let Some(quota) = quota {
-        quota.shown.clone().set(headers);
+        quota.set_shown(headers);
     }
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.insert(X_FORWARDED_HOST, host);
+    match origin.passed {
+        Some(passed) => passed.set(headers, origin.peer, origin.forwarded, scheme(origin.secure)),
+        None => {
+            if let Some(host) = headers.get(HOST).cloned() {
+                headers.insert(X_FORWARDED_HOST, host);
+            }
+            if let Some(forwarded) = origin.forwarded {
+                headers.insert(FORWARDED, forwarded);
+            }
+            headers.insert(X_FORWARDED_FOR, origin.peer.clone());
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(origin.secure)));
+        }
     }
-    if let Some(forwarded) = origin.forwarded {
-        headers.insert(FORWARDED, forwarded);
-    }
-    headers.insert(X_FORWARDED_FOR, origin.client.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme(origin.secure)));
     headers.append(VIA, via(origin.version));
     headers.insert(X_REQUEST_ID, origin.request_id);
     headers.insert(TRACEPARENT, origin.traceparent);
-}
-
-/// `Forwarded` (RFC 7239 section 4): who asked, how, for which host. `node` is the client as section 6 writes it.
-pub fn forwarded(node: &str, secure: bool, host: &HeaderValue) -> Option<HeaderValue> {
-    let (proto, host) = (scheme(secure), host.to_str().ok()?);
-    HeaderValue::try_from(format!("for={node};proto={proto};host=\"{host}\"")).ok()
-}
-
-const fn scheme(secure: bool) -> &'static str {
-    if secure { "https" } else { "http" }
 }
 
 /// `Via` with the version that was received (RFC 9110 section 7.6.3).
@@ -292,104 +291,11 @@ pub fn for_interim(headers: &mut HeaderMap) {
     retain(headers, |name| !is_of(&OURS, name.as_str()) && *name != X_REQUEST_ID);
 }
 
-/// Both families of rate-limit fields (contract 5; draft-ietf-httpapi-ratelimit-headers), and `Retry-After` on a refusal.
-pub fn set_quota(headers: &mut HeaderMap, quota: &QuotaState) {
-    QuotaFields::new(*quota).set(headers);
-}
-
-/// The same for the refusal of a call that `management.rate` has no room for: its window is the violated one.
-pub fn set_management_rate(headers: &mut HeaderMap, window: &WindowState) {
-    ShownWindow::new(window).set(headers);
-    let policy = Text::new().str("\"management\";q=").number(window.limit).str(";w=60").value();
-    headers.insert(RATELIMIT_POLICY, policy);
-    let mut state = Text::new();
-    state.str("\"management\";r=").number(window.remaining).str(";t=").number(window.seconds_left);
-    headers.insert(RATELIMIT, state.value());
-    headers.insert(RETRY_AFTER, HeaderValue::from(window.seconds_left));
-}
-
-/// The rate-limit fields of one request, written once for both directions.
-#[derive(Debug)]
-pub struct QuotaFields {
-    state: QuotaState,
-    shown: ShownWindow,
-}
-
-impl QuotaFields {
-    /// For this state.
-    pub fn new(state: QuotaState) -> Self {
-        Self { shown: ShownWindow::new(&state.shown()), state }
-    }
-
-    fn set(self, headers: &mut HeaderMap) {
-        self.shown.set(headers);
-        let (minute, day) = (&self.state.minute, &self.state.day);
-        let mut policy = Text::new();
-        policy.str("\"minute\";q=").number(minute.limit).str(";w=60, \"day\";q=").number(day.limit).str(";w=86400");
-        headers.insert(RATELIMIT_POLICY, policy.value());
-        let mut state = Text::new();
-        state.str("\"minute\";r=").number(minute.remaining).str(";t=").number(minute.seconds_left);
-        state.str(", \"day\";r=").number(day.remaining).str(";t=").number(day.seconds_left);
-        headers.insert(RATELIMIT, state.value());
-        if self.state.violated.minute || self.state.violated.day {
-            headers.insert(RETRY_AFTER, HeaderValue::from(self.state.retry_after()));
-        }
-    }
-}
-
-/// `X-RateLimit-*`
-#[derive(Debug, Clone)]
-struct ShownWindow {
-    limit: HeaderValue,
-    remaining: HeaderValue,
-    reset: HeaderValue,
-}
-
-impl ShownWindow {
-    fn new(window: &WindowState) -> Self {
-        Self { limit: window.limit.into(), remaining: window.remaining.into(), reset: window.reset.into() }
-    }
-
-    fn set(self, headers: &mut HeaderMap) {
-        headers.insert(X_RATELIMIT_LIMIT, self.limit);
-        headers.insert(X_RATELIMIT_REMAINING, self.remaining);
-        headers.insert(X_RATELIMIT_RESET, self.reset);
-    }
-}
-
-/// A short field value, put together on the stack: on every answer, so neither a `String` nor the machinery of `format!`.
-struct Text {
-    room: [u8; 128],
-    length: usize,
-}
-
-impl Text {
-    const fn new() -> Self {
-        Self { room: [0; 128], length: 0 }
-    }
-
-    /// Appends visible ASCII; what does not fit is left out, and the longest value here has 90 characters.
-    fn str(&mut self, text: &str) -> &mut Self {
-        if let Some(room) = self.room.get_mut(self.length..self.length + text.len()) {
-            room.copy_from_slice(text.as_bytes());
-            self.length += text.len();
-        }
-        self
-    }
-
-    fn number(&mut self, number: impl itoa::Integer) -> &mut Self {
-        self.str(itoa::Buffer::new().format(number))
-    }
-
-    fn value(&self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.room[..self.length]).unwrap_or(HeaderValue::from_static(""))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::quota::{Violated, Window};
+    use crate::policy::forwarded;
+    use crate::policy::quota::{QuotaState, Violated, Window, WindowState};
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
         fields
@@ -400,9 +306,10 @@ mod tests {
 
     fn origin(client: &HeaderValue) -> Origin<'_> {
         Origin {
-            client,
+            peer: client,
+            forwarded: forwarded::element("192.0.2.1", "http", &HeaderValue::from_static("api.example")),
+            passed: None,
             secure: false,
-            forwarded: forwarded("192.0.2.1", false, &HeaderValue::from_static("api.example")),
             version: Version::HTTP_11,
             request_id: HeaderValue::from_static("ours"),
             traceparent: HeaderValue::from_static("00-t-s-01"),

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::credential::holds_secret;
+use super::network::Network;
 use super::scope::Scope;
 
 /// A text is not an identifier: outside `[A-Za-z0-9._:-]{1,64}`, or a key that somebody put in the place of an id.
@@ -232,6 +233,9 @@ pub struct KeyRecord {
     pub model_ids: Option<Vec<ResourceId>>,
     /// Datasets the key is limited to; `None` is all.
     pub dataset_ids: Option<Vec<ResourceId>>,
+    /// Addresses that the key works from; `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_addresses: Option<Vec<Network>>,
     /// From this instant on the key is refused.
     pub expires_at: Option<Timestamp>,
     /// Refused while true; can be undone.
@@ -256,6 +260,15 @@ pub struct QuotaLimits {
     pub requests_per_day: u32,
 }
 
+/// All limits of a plan, or of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanLimits {
+    /// Requests in each window.
+    pub windows: QuotaLimits,
+    /// Requests in flight at once; `None`: any number.
+    pub concurrent_requests: Option<u32>,
+}
+
 /// Plan, limits of its own and suspension of one account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
@@ -267,6 +280,9 @@ pub struct Account {
     pub requests_per_minute: Option<u32>,
     /// See `requests_per_minute`.
     pub requests_per_day: Option<u32>,
+    /// Requests in flight at once, for plans that are `custom`; `None`: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent_requests: Option<u32>,
     /// All its keys are refused while true.
     pub suspended: bool,
 }
@@ -274,7 +290,14 @@ pub struct Account {
 impl Account {
     /// An account that nobody has set anything for.
     pub fn unset(id: AccountId) -> Self {
-        Self { id, plan: None, requests_per_minute: None, requests_per_day: None, suspended: false }
+        Self {
+            id,
+            plan: None,
+            requests_per_minute: None,
+            requests_per_day: None,
+            concurrent_requests: None,
+            suspended: false,
+        }
     }
 }
 

@@ -66,6 +66,16 @@ impl fmt::Debug for Subject {
     }
 }
 
+/// How many requests of an account may be in flight at once. Keys of one account share its places, whatever their windows are
+/// charged to; test keys have places of their own, as they have windows of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InFlightLimit {
+    /// The account, told apart by environment.
+    pub account: Subject,
+    /// 1 at least.
+    pub most: u32,
+}
+
 /// A minute, counted from the Unix epoch.
 pub type Minute = u32;
 

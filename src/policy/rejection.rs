@@ -3,6 +3,7 @@
 //! Only *what* is said lives here; `gateway::respond` turns it into HTTP. Codes are contract (section 4) and never change.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use super::key::Timestamp;
 use super::quota::QuotaState;
@@ -42,6 +43,8 @@ pub enum Rejection {
     DisabledKey,
     /// The key expired at this time.
     ExpiredKey(Timestamp),
+    /// The key does not work from this address.
+    AddressNotAllowed(IpAddr),
     /// The key lacks scopes.
     InsufficientScope(MissingScope),
     /// The key is limited to other models or datasets.
@@ -50,6 +53,8 @@ pub enum Rejection {
     OrganizationNotAllowed,
     /// A window of the plan is used up.
     RateLimited(QuotaState),
+    /// So many requests of the account are in flight already; both windows, as far as they are known.
+    TooManyConcurrent(u32, Option<QuotaState>),
 }
 
 /// Which scopes would have opened the route.
@@ -176,6 +181,7 @@ impl Rejection {
                 format!("API key expired on {at}"),
                 format!("The key expired on {at}; create or rotate one in Settings > API Keys."),
             ),
+            Self::AddressNotAllowed(client) => address_not_allowed(*client),
             Self::InsufficientScope(missing) => missing.problem(),
             Self::ResourceNotAllowed(kind) => problem(
                 403,
@@ -195,6 +201,7 @@ impl Rejection {
                 format!("Rate limit of {} requests per {} reached", state.shown().limit, state.shown().window),
                 format!("Try again in {} s, or ask for a larger plan.", state.retry_after()),
             ),
+            Self::TooManyConcurrent(most, _) => too_many_concurrent(*most),
         }
     }
 }
@@ -216,6 +223,24 @@ impl MissingScope {
             )
         }
     }
+}
+
+fn address_not_allowed(client: IpAddr) -> Problem {
+    problem(
+        403,
+        "address_not_allowed",
+        "Key not allowed from this address",
+        format!("The key is limited to certain addresses and the request came from {client}."),
+    )
+}
+
+fn too_many_concurrent(most: u32) -> Problem {
+    problem(
+        429,
+        "too_many_concurrent",
+        format!("Limit of {most} concurrent requests reached"),
+        "Wait until one of the requests of this account has ended, or ask for a larger plan.",
+    )
 }
 
 fn problem(

@@ -34,13 +34,15 @@ pub(super) struct ClientIo {
     conn: Arc<ConnInfo>,
     clock: Arc<dyn Clock>,
     linger: Option<Pin<Box<Sleep>>>,
+    /// The client has shut its sending side, and hyper does not know yet.
+    end_withheld: bool,
 }
 
 impl ClientIo {
     /// Around an accepted socket.
     pub(super) fn new(socket: Socket, limits: &Limits, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>) -> Self {
         let limits = RequestLimits { head: limits.header_bytes, fields: limits.header_count, target: limits.uri_bytes };
-        Self { stream: socket, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None }
+        Self { stream: socket, gate: Gate::new(Requests::new(limits)), conn, clock, linger: None, end_withheld: false }
     }
 
     /// A 101 was sent: whatever comes now, and came behind the request, passes as it is.
@@ -75,7 +77,7 @@ struct Sifted<'a>(&'a mut ClientIo);
 
 impl AsyncRead for Sifted<'_> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let ClientIo { stream, gate, conn, clock, .. } = &mut *self.get_mut().0;
+        let ClientIo { stream, gate, conn, clock, end_withheld, .. } = &mut *self.get_mut().0;
         loop {
             if gate.hand_over(|ready| put(ready, buf)) {
                 note(conn, gate);
@@ -103,6 +105,12 @@ impl AsyncRead for Sifted<'_> {
             ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
             let fresh = &buf.filled()[before..];
             if fresh.is_empty() {
+                // A client may shut its sending side and still wait for its answer; hyper would take it for gone.
+                *end_withheld = gate.is_between() && conn.answered() != gate.begun();
+                if *end_withheld {
+                    conn.stops_sending(&**clock);
+                    return Poll::Pending;
+                }
                 return Poll::Ready(Ok(()));
             }
             conn.received(&**clock);
@@ -155,7 +163,13 @@ impl Write for ClientIo {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         ready!(self.poll_aside(cx, false))?;
-        Pin::new(&mut self.socket()).poll_flush(cx)
+        ready!(Pin::new(&mut self.socket()).poll_flush(cx))?;
+        if self.end_withheld && self.conn.answered() == self.gate.begun() {
+            // They are out: now the end may be read.
+            self.end_withheld = false;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// With a refused body unread, closing at once would reset the connection and could destroy the answer on its way: close

@@ -99,7 +99,7 @@ impl AsyncRead for Http2Io {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
         if let Some(reason) = this.admit(&buf.filled()[before..]) {
-            tracing::debug!(client = %this.conn.client, ?reason, "a connection is cut off");
+            tracing::debug!(client = %this.conn.peer, ?reason, "a connection is cut off");
             this.farewell = Some(go_away(this.inbound.last_stream, reason));
             buf.set_filled(before);
         }

@@ -5,13 +5,18 @@
 
 mod client_io;
 mod connection;
+mod descriptors;
 mod http1;
 mod http2;
 mod http2_io;
 mod listener;
+mod places;
+mod proxy_protocol;
+mod sweep;
 pub mod take_over;
 mod tls;
 mod tunnel;
+mod turn_away;
 mod worker;
 
 pub use listener::{BindError, Listeners};

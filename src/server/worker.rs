@@ -5,21 +5,24 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 
-use super::connection;
 use super::listener::Listeners;
+use super::places::{Counts, Place};
+use super::sweep::is_overdue;
 use super::tls::FrontTls;
-use crate::config::model::Timeouts;
+use super::turn_away::turn_away;
+use super::{connection, descriptors, proxy_protocol};
 use crate::gateway::context::{ConnInfo, Phase};
 use crate::gateway::{Gateway, InForce, Shared};
 use crate::policy::instant::Mono;
@@ -33,6 +36,10 @@ const IDLE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// Rest after an accept that failed for want of descriptors: trying at once would only burn the core.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// Rest after a connection was turned away: who comes back at once must not have the core to himself.
+const TURN_AWAY_REST: Duration = Duration::from_millis(1);
+/// How long a PROXY header that has not come when the worker drains is waited for.
+const LAST_HEADER: Duration = Duration::from_millis(100);
 
 /// Tells workers to stop accepting and to end their connections.
 #[derive(Debug, Clone)]
@@ -83,15 +90,30 @@ impl Workers {
         shared: &Arc<Shared>,
         drain: &Drain,
     ) -> io::Result<Self> {
-        let counts = Arc::new(Counts::default());
-        let threads = listeners.share_out(shared.config().workers).into_iter().enumerate().map(|(index, sockets)| {
+        let config = shared.config();
+        let places = descriptors::places(descriptors::raise(), config.workers);
+        let wanted = config.limits.connections;
+        if wanted > places {
+            tracing::warn!(
+                "limits.connections is {wanted}, and this process may open too few files for more than {places} connections: \
+                 raise the limit (ulimit -n, LimitNOFILE=) or write limits.connections: {places}"
+            );
+        }
+        let counts = Arc::new(Counts::new(places, shared.metrics.clone()));
+        let threads = listeners.share_out(config.workers).into_iter().enumerate().map(|(index, sockets)| {
             let (shared, tls, counts) = (shared.clone(), tls.cloned(), counts.clone());
             let (draining, configs) = (drain.0.subscribe(), shared.in_force.subscribe());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker =
-                    Worker { gateway: Arc::new(Gateway::new(shared, index)), tls, counts, open: Mutex::default() };
-                if let Err(error) = runtime.block_on(Arc::new(worker).run(sockets, draining, configs)) {
+                let worker = Worker {
+                    gateway: Arc::new(Gateway::new(shared, index)),
+                    tls,
+                    counts,
+                    open: Mutex::default(),
+                    next_id: AtomicU64::new(0),
+                    draining,
+                };
+                if let Err(error) = runtime.block_on(Arc::new(worker).run(sockets, configs)) {
                     tracing::error!(%error, "a worker could not start");
                 }
             })
@@ -109,43 +131,42 @@ impl Workers {
     }
 }
 
-/// Connections of the whole process, for the limits.
-#[derive(Debug, Default)]
-struct Counts {
-    all: AtomicUsize,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
-}
-
 struct Worker {
     gateway: Arc<Gateway>,
     tls: Option<Arc<FrontTls>>,
     counts: Arc<Counts>,
     /// Open connections, for the sweep.
     open: Mutex<HashMap<u64, (Arc<ConnInfo>, AbortHandle)>>,
+    next_id: AtomicU64,
+    draining: watch::Receiver<Stage>,
 }
 
 impl Worker {
     async fn run(
         self: Arc<Self>,
         sockets: Vec<TcpListener>,
-        mut draining: watch::Receiver<Stage>,
         mut configs: watch::Receiver<Arc<InForce>>,
     ) -> io::Result<()> {
+        let mut draining = self.draining.clone();
         let adopt = tokio::net::TcpListener::from_std;
         let listeners = sockets.into_iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
         // Connections hold a sender each; when the last is gone, so is the last connection.
         let (alive, mut all_gone) = mpsc::channel::<()>(1);
         let mut sweep = interval(SWEEP);
-        let mut next_id = 0;
+        let (mut rest, mut resting) = (pin!(sleep(Duration::ZERO)), false);
         loop {
             tokio::select! {
-                accepted = accept_from(&listeners, next_id) => match accepted {
-                    Ok((stream, peer)) => self.accept(stream, peer, &mut next_id, &alive),
-                    Err(error) => {
-                        tracing::warn!(%error, "accept failed");
-                        sleep(ACCEPT_REST).await;
+                accepted = accept_from(&listeners, self.next_id.load(Ordering::Relaxed)), if !resting => {
+                    let pause = match accepted {
+                        Ok((stream, peer)) => (!self.accept(stream, peer, &alive)).then_some(TURN_AWAY_REST),
+                        Err(error) => Some(self.accept_failed(&error)),
+                    };
+                    if let Some(pause) = pause {
+                        rest.set(sleep(pause));
+                        resting = true;
                     }
                 },
+                () = rest.as_mut(), if resting => resting = false,
                 _ = sweep.tick() => self.sweep(),
                 Ok(()) = configs.changed() => self.gateway.reload(&configs.borrow_and_update().clone()),
                 _ = draining.wait_for(|stage| *stage != Stage::Serving) => break,
@@ -162,7 +183,7 @@ impl Worker {
             }
             while let Ok((stream, peer)) = queue.accept() {
                 if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                    self.accept(stream, peer, &mut next_id, &alive);
+                    self.accept(stream, peer, &alive);
                 }
             }
         }
@@ -202,23 +223,107 @@ impl Worker {
         idle.iter().for_each(AbortHandle::abort);
     }
 
-    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, next_id: &mut u64, alive: &mpsc::Sender<()>) {
-        let shared = self.gateway.shared();
-        let Some(slot) = Slot::take(self, peer.ip().to_canonical(), *next_id) else {
-            shared.metrics.connections_refused.increment(1);
-            return;
+    /// Finds a place for a connection; false: there was none.
+    fn accept(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr, alive: &mpsc::Sender<()>) -> bool {
+        let snapshot = self.gateway.snapshot();
+        let Some(place) = Place::take(&self.counts, snapshot.config.limits.connections) else {
+            self.turn_away(stream, "The gateway has as many connections as it may have (limits.connections).");
+            return false;
         };
-        *next_id += 1;
+        if !snapshot.config.listen.proxy_protocol {
+            return self.admit(stream, peer.ip(), place, alive.clone());
+        }
+        let (worker, alive) = (self.clone(), alive.clone());
+        tokio::spawn(async move {
+            match worker.receive_proxy_header(&mut stream, peer.ip()).await {
+                Some(client) => drop(worker.admit(stream, client, place, alive)),
+                None => worker.gateway.shared().metrics.proxy_headers_refused.increment(1),
+            }
+        });
+        true
+    }
+
+    /// The client that the header names, if it comes in time and its writer is believed.
+    async fn receive_proxy_header(&self, stream: &mut TcpStream, peer: IpAddr) -> Option<IpAddr> {
+        let snapshot = self.gateway.snapshot();
+        let (listen, mut draining) = (&snapshot.config.listen, self.draining.clone());
+        let patience = async {
+            let drained = async {
+                let _ = draining.wait_for(|stage| *stage != Stage::Serving).await;
+                sleep(LAST_HEADER).await;
+            };
+            timeout(snapshot.config.timeouts.handshake, drained).await
+        };
+        tokio::select! {
+            received = proxy_protocol::receive(stream) => match received {
+                Ok(client) if listen.trusted_proxies.is_empty() || listen.trusted_proxies.contains(peer) => {
+                    Some(client.unwrap_or(peer))
+                }
+                Ok(_) => Some(peer),
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "a connection without a good PROXY header");
+                    None
+                }
+            },
+            _ = patience => None,
+        }
+    }
+
+    /// Serves a connection whose client is known; false: the client has as many as it may have.
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: IpAddr, mut place: Place, alive: mpsc::Sender<()>) -> bool {
+        let snapshot = self.gateway.snapshot();
+        let trusted = &snapshot.config.listen.trusted_proxies;
+        // The connections of a proxy are those of many clients.
+        if let Some(limit) = snapshot.config.limits.connections_per_address
+            && !trusted.contains(peer)
+            && !place.claim(peer, limit)
+        {
+            self.turn_away(
+                stream,
+                "Your address has as many connections as it may have (limits.connections_per_address).",
+            );
+            return false;
+        }
         let _ = stream.set_nodelay(true);
-        let conn = Arc::new(ConnInfo::new(peer.ip(), self.tls.is_some(), shared.clock.mono()));
-        let (gateway, tls, alive) = (self.gateway.clone(), self.tls.clone(), alive.clone());
-        let (id, info) = (slot.id, conn.clone());
+        let conn =
+            Arc::new(ConnInfo::new(peer, self.tls.is_some(), self.gateway.shared().clock.mono()).trusting(trusted));
+        if *self.draining.borrow() != Stage::Serving {
+            // Whoever told the others did not know of this one.
+            conn.drain();
+        }
+        let (gateway, tls, info) = (self.gateway.clone(), self.tls.clone(), conn.clone());
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot { worker: self.clone(), id, _place: place };
         let task = tokio::spawn(async move {
             let _slot = slot;
             connection::serve(gateway, stream, tls, conn).await;
             drop(alive);
         });
         self.open().insert(id, (info, task.abort_handle()));
+        true
+    }
+
+    fn turn_away(&self, stream: TcpStream, why: &'static str) {
+        let shared = self.gateway.shared();
+        shared.metrics.connections_refused.increment(1);
+        if self.counts.may_complain(shared.clock.mono()) {
+            tracing::warn!("connections are turned away: {why}");
+        }
+        turn_away(&self.counts, stream, why, shared.ids.next());
+    }
+
+    /// Notes a failed accept; returns how long to rest.
+    fn accept_failed(&self, error: &io::Error) -> Duration {
+        let shared = self.gateway.shared();
+        shared.metrics.accept_errors.increment(1);
+        if self.counts.may_complain(shared.clock.mono()) {
+            tracing::warn!(%error, "accept failed");
+        }
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => ACCEPT_REST,
+            // The next one may be better: this client was gone before it was accepted.
+            _ => TURN_AWAY_REST,
+        }
     }
 
     /// Ends connections that have been idle, or at their head, for too long; and tidies the upstream pool.
@@ -258,72 +363,15 @@ async fn accept_from(listeners: &[tokio::net::TcpListener], turn: u64) -> io::Re
     poll_fn(accept).await
 }
 
-fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
-    // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
-    if conn.stalled_for(now) > timeouts.idle {
-        return true;
-    }
-    if conn.head_since().is_some_and(|since| now.since(since) > timeouts.header) {
-        return true;
-    }
-    let (phase, since) = conn.phase();
-    let limit = match phase {
-        Phase::Idle => timeouts.keepalive,
-        Phase::Head => timeouts.header,
-        Phase::Busy => return false,
-    };
-    now.since(since) > limit
-}
-
-/// A place among the allowed connections; given up when dropped, also when the connection's task is aborted or panics.
+/// A place, and the entry of the connection that has it among the open ones.
 struct Slot {
     worker: Arc<Worker>,
-    /// Where connections of each address are counted.
-    address: Option<IpAddr>,
     id: u64,
-}
-
-impl Slot {
-    fn take(worker: &Arc<Worker>, address: IpAddr, id: u64) -> Option<Self> {
-        let (shared, snapshot) = (worker.gateway.shared(), worker.gateway.snapshot());
-        let limits = &snapshot.config.limits;
-        if worker.counts.all.fetch_add(1, Ordering::Relaxed) >= limits.connections {
-            worker.counts.all.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        if let Some(limit) = limits.connections_per_address {
-            let mut by_address = worker.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_address.entry(address).or_default();
-            if *count >= limit {
-                worker.counts.all.fetch_sub(1, Ordering::Relaxed);
-                return None;
-            }
-            *count += 1;
-        }
-        shared.metrics.connections_total.increment(1);
-        shared.metrics.connections.increment(1.0);
-        let address = limits.connections_per_address.map(|_| address);
-        Some(Self { worker: worker.clone(), address, id })
-    }
+    _place: Place,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let shared = self.worker.gateway.shared();
-        if std::thread::panicking() {
-            shared.metrics.panics.increment(1);
-        }
-        shared.metrics.connections.decrement(1.0);
-        self.worker.counts.all.fetch_sub(1, Ordering::Relaxed);
-        if let Some(address) = &self.address {
-            let mut by_address = self.worker.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = by_address.get_mut(address) {
-                *count -= 1;
-                if *count == 0 {
-                    by_address.remove(address);
-                }
-            }
-        }
         self.worker.open().remove(&self.id);
     }
 }

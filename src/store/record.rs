@@ -60,10 +60,10 @@ mod tests {
     #[test]
     fn unknown_members_survive_and_known_ones_are_the_new_records() {
         let mut new = record("k1", "a1");
-        let stored = with(&new, "allowed_addresses", serde_json::json!(["10.0.0.0/8", { "deep": null }]));
-        (new.name, new.model_ids) = ("renamed".into(), None);
+        let stored = with(&new, "allowed_hours", serde_json::json!(["8-18", { "deep": null }]));
+        (new.name, new.model_ids, new.allowed_addresses) = ("renamed".into(), None, None);
         let merged = merge_unknown("key", &stored, &new).unwrap();
-        assert_eq!(merged, with(&new, "allowed_addresses", serde_json::json!(["10.0.0.0/8", { "deep": null }])));
+        assert_eq!(merged, with(&new, "allowed_hours", serde_json::json!(["8-18", { "deep": null }])));
         assert_eq!(from_json::<KeyRecord>("key", &merged).unwrap(), new);
     }
 

@@ -34,7 +34,13 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ("gateway_upstream_dns_failures_total", Kind::Counter, "Look-ups of an endpoint's name that failed."),
     ("gateway_connections", Kind::Gauge, "Open client connections."),
     ("gateway_connections_total", Kind::Counter, "Client connections accepted."),
-    ("gateway_connections_refused_total", Kind::Counter, "Client connections closed at once, for a limit."),
+    ("gateway_connections_refused_total", Kind::Counter, "Client connections turned away, for a limit."),
+    ("gateway_accept_errors_total", Kind::Counter, "Accepts that failed, nearly always for want of descriptors."),
+    (
+        "gateway_proxy_headers_refused_total",
+        Kind::Counter,
+        "Connections closed for a missing, late or malformed PROXY header.",
+    ),
     ("gateway_tls_handshakes_failed_total", Kind::Counter, "TLS handshakes with clients that failed or took too long."),
     ("gateway_tls_reloads_total", Kind::Counter, "Changed certificates, by outcome: loaded, refused."),
     (
@@ -120,8 +126,12 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Accepted.
     pub connections_total: Counter,
-    /// Closed at once.
+    /// Turned away.
     pub connections_refused: Counter,
+    /// Accepts that failed.
+    pub accept_errors: Counter,
+    /// Connections without a good PROXY header.
+    pub proxy_headers_refused: Counter,
     /// Handshakes with clients that came to nothing.
     pub tls_handshakes_failed: Counter,
     /// Changed certificates that are in force.
@@ -309,6 +319,8 @@ impl Metrics {
             connections: gauge(r, "gateway_connections", &[]),
             connections_total: counter(r, "gateway_connections_total", &[]),
             connections_refused: counter(r, "gateway_connections_refused_total", &[]),
+            accept_errors: counter(r, "gateway_accept_errors_total", &[]),
+            proxy_headers_refused: counter(r, "gateway_proxy_headers_refused_total", &[]),
             tls_handshakes_failed: counter(r, "gateway_tls_handshakes_failed_total", &[]),
             tls_reloads: counter(r, "gateway_tls_reloads_total", &[("outcome", "loaded")]),
             tls_reloads_refused: counter(r, "gateway_tls_reloads_total", &[("outcome", "refused")]),
@@ -357,6 +369,8 @@ impl Metrics {
         for never in [
             &metrics.panics,
             &metrics.connections_refused,
+            &metrics.accept_errors,
+            &metrics.proxy_headers_refused,
             &metrics.usage_batches_lost,
             &metrics.log_lines_dropped,
             &metrics.reloads.applied,

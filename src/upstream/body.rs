@@ -15,8 +15,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::fields::Fields;
 use super::pool::Lease;
-use crate::policy::headers::filter_trailers;
+use crate::policy::headers::{self, filter_trailers};
 
 /// Why a body did not reach its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -138,13 +139,23 @@ pub struct Streamed {
     left: u64,
     idle: IdleTimer,
     progress: Arc<Progress>,
+    /// What the upstream gets from us, and so from no trailer.
+    ours: Option<Arc<Fields>>,
 }
 
 impl RequestBody {
     /// Streams `incoming`; at most `limit` bytes, at most `idle` between two of them.
     pub fn stream(incoming: Incoming, limit: Option<u64>, idle: Duration, progress: Arc<Progress>) -> Self {
         progress.unread.store(true, Ordering::Relaxed);
-        Self::Streamed(Streamed { incoming, left: limit.unwrap_or(u64::MAX), idle: IdleTimer::new(idle), progress })
+        let (left, idle) = (limit.unwrap_or(u64::MAX), IdleTimer::new(idle));
+        Self::Streamed(Streamed { incoming, left, idle, progress, ours: None })
+    }
+
+    /// No trailer passes that has the name of one of these.
+    pub(super) fn refuse_trailers(&mut self, ours: Arc<Fields>) {
+        if let Self::Streamed(streamed) = self {
+            streamed.ours = Some(ours);
+        }
     }
 
     /// The same once more, unless it streams: what was read from the client is not kept.
@@ -189,6 +200,9 @@ impl Streamed {
                     }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     filter_trailers(trailers);
+                    if let Some(ours) = &self.ours {
+                        headers::remove(trailers, ours);
+                    }
                 }
                 Some(Ok(frame))
             }

@@ -15,10 +15,12 @@ use tokio::time::{Instant, sleep};
 use super::UpstreamError;
 use super::balance::{Endpoint, Selection};
 use super::dns::{self, Resolve};
+use super::fields::{self, Fields};
+use super::health;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::tls::UpstreamConnector;
-use crate::config::model::{self, Host, Retries, Upstream};
+use crate::config::model::{self, Host, Retries, Secret, Upstream};
 use crate::telemetry::Metrics;
 use crate::telemetry::names::UpstreamMetrics;
 
@@ -47,6 +49,8 @@ pub(super) struct Cluster {
     selection: ArcSwap<Selection>,
     members: Mutex<Vec<Member>>,
     in_flight: AtomicU32,
+    /// Values of `set_headers`.
+    pub(super) fields: ArcSwap<Fields>,
 }
 
 /// An address with what is held against it.
@@ -64,33 +68,41 @@ impl Member {
 
 /// A request in flight to an upstream that has a limit of them.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Cluster>);
+pub struct Slot(Arc<Cluster>);
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Clusters {
-    /// For these upstreams and so many workers. Look-ups and health checks run on `control`.
-    pub fn new(upstreams: &[Upstream], workers: usize, metrics: &Metrics, control: &Handle) -> Self {
-        Self { all: Vec::new(), workers, control: control.clone() }.under(upstreams, metrics)
+    /// For these upstreams, with what they get of their own, and so many workers. Look-ups and health checks run on `control`.
+    pub fn new(
+        upstreams: &[Upstream],
+        fields: Vec<Fields>,
+        workers: usize,
+        metrics: &Metrics,
+        control: &Handle,
+    ) -> Self {
+        Self { all: Vec::new(), workers, control: control.clone() }.under(upstreams, fields, metrics)
     }
 
     /// The same under another configuration. What is still the same goes on as it is: connections, health, what is counted.
-    pub fn under(&self, upstreams: &[Upstream], metrics: &Metrics) -> Self {
+    pub fn under(&self, upstreams: &[Upstream], fields: Vec<Fields>, metrics: &Metrics) -> Self {
         let Self { workers, control, .. } = self;
-        let cluster = |upstream: &Upstream| {
+        let cluster = |(upstream, fields): (&Upstream, Fields)| {
             let earlier = self.all.iter().find(|cluster| cluster.config.name == upstream.name);
             if let Some(same) = earlier.filter(|earlier| earlier.config == *upstream) {
+                same.set_fields(fields);
                 return same.clone();
             }
             let metrics =
                 earlier.map_or_else(|| Arc::new(metrics.upstream(&upstream.name)), |earlier| earlier.metrics.clone());
-            Cluster::start(upstream.clone(), *workers, metrics, control, dns::system(), earlier)
+            Cluster::start(upstream.clone(), fields, *workers, metrics, control, dns::system(), earlier)
         };
-        Self { all: upstreams.iter().map(cluster).collect(), workers: *workers, control: control.clone() }
+        let all = upstreams.iter().zip(fields).map(cluster).collect();
+        Self { all, workers: *workers, control: control.clone() }
     }
 
     pub(super) const fn workers(&self) -> usize {
@@ -106,6 +118,7 @@ impl Cluster {
     /// With its tasks, which end when it is dropped.
     pub(super) fn start(
         config: Upstream,
+        fields: Fields,
         workers: usize,
         metrics: Arc<UpstreamMetrics>,
         control: &Handle,
@@ -114,6 +127,7 @@ impl Cluster {
     ) -> Arc<Self> {
         let tls = UpstreamConnector::new(&config);
         let cluster = Arc::new(Self {
+            fields: ArcSwap::from_pointee(fields),
             config,
             tls,
             metrics,
@@ -136,6 +150,12 @@ impl Cluster {
         if cluster.named_endpoints().next().is_some() {
             control.spawn(dns::keep_resolved(Arc::downgrade(&cluster)));
         }
+        if cluster.config.set_headers.iter().any(|(_, secret)| matches!(secret, Secret::File(_))) {
+            control.spawn(fields::keep_read(Arc::downgrade(&cluster)));
+        }
+        if let Some(check) = &cluster.config.health_check {
+            control.spawn(health::keep_checked(Arc::downgrade(&cluster), check.clone()));
+        }
         cluster
     }
 
@@ -143,14 +163,13 @@ impl Cluster {
     fn take_over(self: &Arc<Self>, earlier: &Self) {
         let mut taken = Vec::new();
         for Member { endpoint, ejected, failed_probes } in &*earlier.members() {
-            let theirs = &endpoint.peer.endpoint;
-            if self.endpoints().any(|ours| (&ours.authority, ours.encrypted) == (&theirs.authority, theirs.encrypted)) {
+            if self.endpoints().any(|ours| is_same(ours, &endpoint.peer.endpoint)) {
                 endpoint.peer.belongs_to(Arc::downgrade(self));
                 taken.push(Member { endpoint: endpoint.clone(), ejected: *ejected, failed_probes: *failed_probes });
             }
         }
         for endpoint in self.endpoints() {
-            let belongs = |member: &&mut Member| member.endpoint.peer.endpoint.authority == endpoint.authority;
+            let belongs = |member: &&mut Member| is_same(&member.endpoint.peer.endpoint, endpoint);
             let count = taken.iter_mut().filter(belongs).count() as u64;
             taken
                 .iter_mut()
@@ -176,7 +195,7 @@ impl Cluster {
     pub(super) fn set_addresses(self: &Arc<Self>, configured: &model::Endpoint, addresses: &[SocketAddr]) {
         let weight = share_of(configured.weight, addresses.len() as u64);
         let mut members = self.members();
-        let is_of = |member: &Member| member.endpoint.peer.endpoint.authority == configured.authority;
+        let is_of = |member: &Member| is_same(&member.endpoint.peer.endpoint, configured);
         members.retain(|member| {
             let stays = !is_of(member) || addresses.contains(&member.endpoint.peer.address);
             if !stays {
@@ -220,11 +239,11 @@ impl Cluster {
         self.members().iter().map(|member| member.endpoint.peer.clone()).collect()
     }
 
-    /// A place among `max_requests`, where there is such a limit.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Option<Place>, UpstreamError> {
+    /// A slot among `max_requests`, where there is such a limit.
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Option<Slot>, UpstreamError> {
         let Some(most) = self.config.max_requests else { return Ok(None) };
-        let place = Place(self.clone());
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) < most { Ok(Some(place)) } else { Err(UpstreamError::Busy) }
+        let slot = Slot(self.clone());
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) < most { Ok(Some(slot)) } else { Err(UpstreamError::Busy) }
     }
 
     /// A peer has failed so many times in a row. The last usable one is never put aside.
@@ -270,6 +289,11 @@ impl Cluster {
     }
 }
 
+/// Whether two endpoints are one, whatever their weights.
+fn is_same(a: &model::Endpoint, b: &model::Endpoint) -> bool {
+    (&a.authority, a.encrypted) == (&b.authority, b.encrypted)
+}
+
 /// A weight shared by so many addresses; never nothing.
 fn share_of(weight: u32, addresses: u64) -> u64 {
     (u64::from(weight) * WEIGHT / addresses.max(1)).max(1)
@@ -313,3 +337,6 @@ impl std::fmt::Debug for Clusters {
         f.debug_list().entries(&self.all).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{Method, Request, Response, StatusCode};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::UpstreamError;
 use super::aside::Aside;
 use super::body::{Progress, RequestBody, UpstreamBody, deadline};
-use super::cluster::{Cluster, Clusters, Place};
+use super::cluster::{Cluster, Clusters, Slot};
 use super::connect::connect;
 use super::dns;
 use super::interim::Interims;
@@ -66,6 +67,8 @@ struct Sending<'a> {
     method: Method,
     progress: Option<&'a Arc<Progress>>,
     limits: Forwarding<'a>,
+    /// Sent, it is gone: a connection that is closing must be found out before.
+    once: bool,
 }
 
 /// A try that gave no answer.
@@ -108,27 +111,33 @@ impl Upstreams {
         self.targets[id.0].cluster.config.endpoints.first().map_or("", |endpoint| &endpoint.authority)
     }
 
+    /// A slot among the requests that the upstream may have at a time, to be held until the answer has ended; `None`: it may have
+    /// any number. Asked for before quota is charged: a refused request costs nothing.
+    pub fn admit(&self, id: UpstreamId) -> Result<Option<Slot>, UpstreamError> {
+        self.targets[id.0].cluster.admit()
+    }
+
     /// Forwards a request. `progress` belongs to its body, if it streams one.
     pub async fn forward(
         &self,
         id: UpstreamId,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         progress: Option<&Arc<Progress>>,
         limits: Forwarding<'_>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[id.0];
-        let mut place = target.cluster.admit()?;
         target.count();
+        target.cluster.rewrite(&mut request);
         let copy = copy_to_repeat(&request, &target.cluster.config);
-        let sending = Sending { id, method: request.method().clone(), progress, limits };
+        let sending = Sending { id, method: request.method().clone(), progress, limits, once: copy.is_none() };
         let (pool, under_way) = match target.cluster.selection().pick(self.worker, || target.random()) {
             Some(picked) => picked,
             // Boxed: rare, as everything behind a failure.
             None => Box::pin(self.resolve(target, limits)).await?,
         };
-        match self.send(pool, under_way, request, &sending, &mut place, false).await {
+        match self.send(pool, under_way, request, &sending, false).await {
             Ok(response) => Ok(response),
-            Err(failed) => Box::pin(self.send_again(failed, copy, &sending, place)).await,
+            Err(failed) => Box::pin(self.send_again(failed, copy, &sending)).await,
         }
     }
 
@@ -150,7 +159,6 @@ impl Upstreams {
         mut failed: Box<Failed>,
         copy: Option<Request<RequestBody>>,
         sending: &Sending<'_>,
-        mut place: Option<Place>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[sending.id.0];
         let mut tried = Vec::new();
@@ -163,7 +171,7 @@ impl Upstreams {
             let picked = target.cluster.selection().pick_other(&tried, self.worker, || target.random());
             let Some((pool, under_way)) = picked.filter(|_| target.may_retry()) else { break };
             target.cluster.metrics.health.retries.increment(1);
-            match self.send(pool, under_way, request, sending, &mut place, true).await {
+            match self.send(pool, under_way, request, sending, true).await {
                 Ok(response) => return Ok(response),
                 Err(again) => failed = again,
             }
@@ -178,7 +186,6 @@ impl Upstreams {
         mut under_way: Option<UnderWay>,
         mut request: Request<RequestBody>,
         sending: &Sending<'_>,
-        place: &mut Option<Place>,
         mut fresh: bool,
     ) -> Result<Response<UpstreamBody>, Box<Failed>> {
         let config = &self.targets[sending.id.0].cluster.config;
@@ -204,7 +211,7 @@ impl Upstreams {
             };
             let lost = match answer {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && sending.limits.upgrade => {
-                    lease.counted = (under_way.take(), place.take());
+                    lease.under_way = under_way.take();
                     return Ok(response.map(|incoming| UpstreamBody::switching(incoming, lease)));
                 }
                 // An interim response as the final one: we asked for no upgrade. The connection is not reused.
@@ -212,7 +219,7 @@ impl Upstreams {
                     return failed(UpstreamError::Malformed, Failure::Final, None);
                 }
                 Ok(response) => {
-                    lease.counted = (under_way.take(), place.take());
+                    lease.under_way = under_way.take();
                     let (idle, progress) = (sending.limits.idle, sending.progress.cloned());
                     let (head, incoming) = response.into_parts();
                     return match UpstreamBody::new(incoming, idle, lease, progress) {
@@ -248,6 +255,10 @@ impl Upstreams {
             return Ok((lease, true));
         }
         while let Some(mut lease) = pool.take().filter(|_| !fresh) {
+            if sending.once {
+                // One turn of the event loop: a close that has arrived is known after it.
+                yield_now().await;
+            }
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
             // reads no more of what it was sent would hold up a stranger's request.
             if lease.sender().is_ready() || timeout(SETTLE, lease.sender().ready()).await == Ok(true) {

@@ -29,8 +29,8 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn new(address: SocketAddr, endpoint: &Endpoint) -> Self {
         // A port that the scheme stands for is not written (RFC 9110 section 4.2.3).
-        let usual = if endpoint.encrypted { ":443" } else { ":80" };
-        let host = endpoint.authority.strip_suffix(usual).unwrap_or(&endpoint.authority);
+        let usual_port = if endpoint.encrypted { ":443" } else { ":80" };
+        let host = endpoint.authority.strip_suffix(usual_port).unwrap_or(&endpoint.authority);
         Self {
             address,
             endpoint: endpoint.clone(),

@@ -6,7 +6,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::cluster::Place;
 use super::connect::Connected;
 use super::http2::Connections;
 use super::peer::{Peer, UnderWay};
@@ -44,8 +43,8 @@ pub(super) struct Pool {
 pub(super) struct Lease {
     sender: Sender,
     pool: Arc<Pool>,
-    /// What the request counts as until the answer has ended.
-    pub(super) counted: (Option<UnderWay>, Option<Place>),
+    /// Counts the request where there is a choice of endpoints, until the answer has ended.
+    pub(super) under_way: Option<UnderWay>,
 }
 
 impl Pool {
@@ -85,7 +84,7 @@ impl Pool {
     }
 
     fn lend(self: &Arc<Self>, sender: Sender) -> Lease {
-        Lease { sender, pool: self.clone(), counted: (None, None) }
+        Lease { sender, pool: self.clone(), under_way: None }
     }
 
     /// The address is gone: closes what is idle now, and whatever comes back.
@@ -100,6 +99,13 @@ impl Pool {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|idle| !idle.connection.is_over() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod heads;
 mod host;
 pub mod hpack;
 pub mod http1;
+pub mod proxy_header;
 
 pub use host::is_host;
 

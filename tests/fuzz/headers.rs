@@ -58,7 +58,8 @@ fn a_client_can_neither_forge_nor_remove_what_the_gateway_says() {
         let before = headers.clone();
         let client = HeaderValue::from_static("192.0.2.1");
         let origin = Origin {
-            client: &client,
+            peer: &client,
+            passed: None,
             forwarded: Some(HeaderValue::from_static("for=192.0.2.1")),
             secure: false,
             version: Version::HTTP_11,

@@ -12,5 +12,6 @@ mod headers;
 mod http1;
 mod mutation;
 mod path;
+mod proxy_header;
 mod reference;
 mod yaml;

@@ -8,9 +8,13 @@
 // its helpers fail by panicking.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+mod allowed_addresses;
 mod boundary;
 mod check_cli;
+mod concurrency;
+mod connection_caps;
 mod cors;
+mod cost;
 mod decision;
 mod drain;
 mod faults;
@@ -31,6 +35,8 @@ mod lifecycle;
 mod management;
 mod operating;
 mod paths;
+mod per_address;
+mod proxy_protocol;
 mod quota;
 mod random;
 mod redis_cluster;
@@ -46,15 +52,18 @@ mod redis_usage;
 mod reload;
 mod resources;
 mod retries;
+mod rewriting;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod servers;
+mod slow_clients;
 mod store_busy;
 mod store_copy;
 mod store_full;
 mod support;
 mod take_over;
 mod tls;
+mod trusted_proxies;
 mod upgrades;
 mod upstream_http2;
 mod upstream_tls;

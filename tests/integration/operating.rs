@@ -149,10 +149,10 @@ fn an_address_gets_no_more_connections_than_it_may_have() {
     for connection in &mut open {
         assert_eq!(ask(connection).unwrap().status(), 404);
     }
-    assert!(ask(&mut stand.connect()).is_err());
+    ask(&mut stand.connect()).unwrap().expect_refusal(503, "overloaded");
     assert_eq!(stand.gateway.metric("gateway_connections_refused_total", ""), Some(1.0));
     open.pop();
-    eventually("a place is free", SOON, || ask(&mut stand.connect()).is_ok());
+    eventually("a place is free", SOON, || ask(&mut stand.connect()).is_ok_and(|answer| answer.status() == 404));
 }
 
 #[test]

@@ -372,6 +372,29 @@ fn revoked(code: &str, revoke: impl FnOnce(&Stand, &Key)) {
 }
 
 #[test]
+fn a_tunnel_keeps_its_place_among_the_requests_in_flight_until_it_ends() {
+    let upstream = agreeing(parrot);
+    let plans = "plans: { one: { requests_per_minute: 60, requests_per_day: 1000, concurrent_requests: 1 } }\ndefault_plan: one";
+    let stand = Stand::new().section(plans).upstream(upstream.address).start();
+    let key = stand.key().create();
+    for _ in 0..2 {
+        let mut tunnel = open(&stand.gateway, &key);
+        is_alive(&mut tunnel);
+        let second = || websocket(stand.get("/echo/x").bearer(&key));
+        second().send().expect_refusal(429, "too_many_concurrent");
+        drop(tunnel);
+        eventually("the place is free", SOON, || {
+            let head = second().start().head();
+            head.status == 101
+        });
+        // That one was dropped, too.
+        eventually("the place is free again", SOON, || {
+            stand.gateway.metric("gateway_requests_in_flight", "") == Some(0.0)
+        });
+    }
+}
+
+#[test]
 fn a_tunnel_ends_on_every_gateway_when_its_key_is_deleted_by_the_command_line() {
     revoked("invalid_key", |stand, key| drop(stand.cli(&["keys", "delete", &key.id]).expect_success()));
 }
@@ -385,10 +408,13 @@ fn a_tunnel_ends_on_every_gateway_when_its_key_is_deleted_over_the_api() {
 }
 
 #[test]
-fn a_tunnel_ends_when_its_key_is_disabled_or_loses_the_scope_or_its_account_is_suspended() {
+fn a_tunnel_ends_when_its_key_is_disabled_or_loses_scope_or_address_or_its_account_is_suspended() {
     revoked("disabled_key", |stand, key| drop(stand.cli(&["keys", "disable", &key.id]).expect_success()));
     revoked("insufficient_scope", |stand, key| {
         drop(stand.cli(&["keys", "update", &key.id, "--scope", "datasets:read"]).expect_success());
+    });
+    revoked("address_not_allowed", |stand, key| {
+        drop(stand.cli(&["keys", "update", &key.id, "--allowed-address", "192.0.2.1"]).expect_success());
     });
     revoked("account_suspended", |stand, key| {
         drop(stand.cli(&["accounts", "suspend", &key.account]).expect_success());

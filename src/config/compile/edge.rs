@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Value;
 use super::store::given;
 use super::{tls, unbuilt};
 use crate::config::model::{CacheConfig, Listen, Management};
+use crate::policy::network::{Network, Networks};
 use crate::policy::pattern::{Pattern, Segment};
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -24,17 +26,17 @@ pub(super) fn listen(value: &Value<'_>, file: &Path) -> Option<Listen> {
     let public = listen.require("public", "add public: { address: 127.0.0.1:8080 }")?;
     let public = public.mapping(&["address", "tls", "proxy_protocol", "trusted_proxies"])?;
     let tls = given(public.get("tls").map(|value| tls::listen(&value, file)));
-    if let Some(networks) = public.get("trusted_proxies") {
-        unbuilt::refuse::<()>(&networks, &unbuilt::NETWORKS);
-    }
-    if let Some(value) = public.get("proxy_protocol")
-        && value.flag() == Some(true)
-    {
-        value.not_yet::<()>("write proxy_protocol: false, the default");
-    }
+    let trusted_proxies = public.get("trusted_proxies").and_then(|value| networks(&value)).unwrap_or_default();
+    let proxy_protocol = public.get("proxy_protocol").and_then(|value| value.flag()).unwrap_or(false);
     let address = public.require("address", "write address: 127.0.0.1:8080");
     let admin_address = admin.as_ref().map_or(Some(DEFAULT_ADMIN), Value::address);
-    let listen = Listen { admin: admin_address?, public: address?.address()?, tls: tls? };
+    let listen = Listen {
+        admin: admin_address?,
+        public: address?.address()?,
+        tls: tls?,
+        proxy_protocol,
+        trusted_proxies: Arc::new(trusted_proxies),
+    };
     if listen.public == listen.admin && listen.public.port() != 0 {
         return admin
             .as_ref()
@@ -42,6 +44,19 @@ pub(super) fn listen(value: &Value<'_>, file: &Path) -> Option<Listen> {
             .mistake("admin and public have the same address", "give admin its own port");
     }
     Some(listen)
+}
+
+/// A list of networks, each mistake reported.
+fn networks(value: &Value<'_>) -> Option<Networks> {
+    let network = |item: &Value<'_>| {
+        let network =
+            item.parse("a network", "write ADDRESS/BITS, such as 10.0.0.0/8", |text| Network::parse(text).ok())?;
+        if network.is_everything() {
+            item.warning("trusts everybody to say who the client is", "name the networks of the proxies");
+        }
+        Some(network)
+    };
+    Some(value.items()?.iter().filter_map(network).collect())
 }
 
 pub(super) fn cache(value: Option<&Value<'_>>) -> CacheConfig {

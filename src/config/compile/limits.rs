@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::reader::{Map, Value};
 use super::unbuilt;
-use crate::config::model::{Drain, Limits, LogFormat, StoreConfig, StoreUrl, Timeouts, UsageConfig};
+use crate::config::model::{Drain, Limits, LogFormat, PerAddress, StoreConfig, StoreUrl, Timeouts, UsageConfig};
 use crate::policy::credential::KeyShape;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -25,9 +25,6 @@ pub(super) fn limits(value: Option<&Value<'_>>) -> Limits {
         ])
     });
     let member = |name: &str| limits.as_ref().and_then(|limits| limits.get(name));
-    if let Some(value) = member("per_address") {
-        unbuilt::refuse::<()>(&value, &unbuilt::PER_ADDRESS);
-    }
     let count = |name: &str, most: u64| member(name).and_then(|value| value.count(1, most)).and_then(to_usize);
     let size = |name: &str, least: u64, default: usize| {
         let value = member(name);
@@ -44,6 +41,7 @@ pub(super) fn limits(value: Option<&Value<'_>>) -> Limits {
         body_bytes: member("body_bytes").and_then(|value| value.size()),
         inspect_bytes: size("inspect_bytes", 1, 1 << 20),
         inspect_total: size("inspect_total", 1, 64 << 20),
+        per_address: member("per_address").map(|value| per_address(&value)).unwrap_or_default(),
     };
     if limits.inspect_total < limits.inspect_bytes
         && let Some(value) = member("inspect_total").or_else(|| member("inspect_bytes"))
@@ -51,6 +49,12 @@ pub(super) fn limits(value: Option<&Value<'_>>) -> Limits {
         value.mistake::<()>("inspect_total is less than inspect_bytes", "one body at least must fit");
     }
     limits
+}
+
+fn per_address(value: &Value<'_>) -> PerAddress {
+    let members = value.mapping(&["failed_auth", "public"]);
+    let rate = |name: &str| members.as_ref().and_then(|members| members.get(name)).and_then(|value| value.rate());
+    PerAddress { failed_auth: rate("failed_auth"), public: rate("public") }
 }
 
 fn to_usize(number: u64) -> Option<usize> {

@@ -95,7 +95,8 @@ fn config(file: &Path, root: &Value<'_>) -> Option<Config> {
     let scene = routes::Scene { upstreams: upstreams.as_deref(), needs_upstream: environments.is_none() };
     let routes = routes.and_then(|value| {
         let table = routes::routes(&value, &scene)?;
-        warnings::routes(&value, &table, &management, quota.as_ref());
+        let backends = warnings::Backends { upstreams: upstreams.as_deref().unwrap_or_default(), environments };
+        warnings::routes(&value, &table, &backends, &management, quota.as_ref());
         Some(table)
     });
     let tests = root.get("tests").map_or_else(Vec::new, |value| suite::tests(&value));

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::reader::{Map, Value, did_you_mean, shorten};
-use super::unbuilt;
 use crate::config::model::{Plan, Quota, QuotaSubject};
-use crate::policy::key::QuotaLimits;
+use crate::policy::key::{PlanLimits, QuotaLimits};
 use crate::policy::scope::{Scope, ScopeCatalog};
 
 pub(super) fn quota(root: &Map<'_>) -> Option<Quota> {
@@ -28,8 +27,10 @@ pub(super) fn quota(root: &Map<'_>) -> Option<Quota> {
 
 /// The plans of the contract, for a file that has none.
 fn default_plans() -> Vec<(Arc<str>, Plan)> {
-    let fixed =
-        |requests_per_minute, requests_per_day| Plan::Fixed(QuotaLimits { requests_per_minute, requests_per_day });
+    let fixed = |requests_per_minute, requests_per_day| {
+        let windows = QuotaLimits { requests_per_minute, requests_per_day };
+        Plan::Fixed(PlanLimits { windows, concurrent_requests: None })
+    };
     vec![("free".into(), fixed(60, 1000)), ("pro".into(), fixed(300, 50_000)), ("enterprise".into(), Plan::Custom)]
 }
 
@@ -63,18 +64,16 @@ fn plan(value: &Value<'_>) -> Option<Plan> {
             .mistake("a plan is `custom` or has limits", "write { requests_per_minute: 60, requests_per_day: 1000 }");
     }
     let map = value.mapping(&["requests_per_minute", "requests_per_day", "concurrent_requests"])?;
-    if let Some(value) = map.get("concurrent_requests") {
-        unbuilt::refuse::<()>(&value, &unbuilt::COUNT);
-    }
-    let count = |name: &str| {
-        let count = map.require(name, "write a number, or `custom` for limits that come with the account")?;
-        count.count(1, u64::from(u32::MAX)).and_then(|number| u32::try_from(number).ok())
-    };
-    let (minute, day) = (count("requests_per_minute"), count("requests_per_day"));
-    Some(Plan::Fixed(QuotaLimits { requests_per_minute: minute?, requests_per_day: day? }))
+    let count = |value: &Value<'_>| value.count(1, u64::from(u32::MAX)).and_then(|number| u32::try_from(number).ok());
+    let window =
+        |name: &str| count(&map.require(name, "write a number, or `custom` for limits that come with the account")?);
+    let concurrent_requests = map.read("concurrent_requests", None, |value| count(value).map(Some));
+    let (minute, day) = (window("requests_per_minute"), window("requests_per_day"));
+    let windows = QuotaLimits { requests_per_minute: minute?, requests_per_day: day? };
+    Some(Plan::Fixed(PlanLimits { windows, concurrent_requests }))
 }
 
-fn default_plan(root: &Map<'_>, plans: &[(Arc<str>, Plan)]) -> Option<(Arc<str>, QuotaLimits)> {
+fn default_plan(root: &Map<'_>, plans: &[(Arc<str>, Plan)]) -> Option<(Arc<str>, PlanLimits)> {
     let value = root.get("default_plan");
     if value.is_none() && root.has("default_plan") {
         return None;

@@ -67,7 +67,7 @@ pub(super) fn set_headers(value: &Value<'_>, base: &Path) -> Option<Vec<(HeaderN
             continue;
         }
         let Some(secret) = secret(&member, base) else { continue };
-        if matches!(&secret, Secret::Text(text) if text.is_empty() || HeaderValue::from_str(text).is_err()) {
+        if matches!(&secret, Secret::Text(text) if text.trim().is_empty() || HeaderValue::from_str(text).is_err()) {
             // Not shown: it may be a secret.
             member.mistake::<()>("not the value of a field", "write visible characters, on one line");
             continue;

@@ -123,6 +123,7 @@ fn key(map: &Map<'_>) -> Option<KeyRecord> {
         scopes,
         model_ids: map.get("model_ids").and_then(|value| ids(&value)),
         dataset_ids: map.get("dataset_ids").and_then(|value| ids(&value)),
+        allowed_addresses: None,
         expires_at: None,
         disabled: false,
         created_at: at,

@@ -3,19 +3,13 @@
 //! They are checked so that a file written for a later build shows its mistakes today, and refused because a member that is
 //! silently ignored is a promise that nobody keeps.
 
-use std::net::IpAddr;
-
 use super::reader::Value;
 
 /// What a member may hold.
 pub(super) enum Shape {
     Text,
-    Count,
     Duration,
-    Rate,
     Address,
-    /// `10.0.0.0/8` or one address.
-    Network,
     /// Text, or `{ file: PATH }`.
     Secret,
     OneOf(&'static [(&'static str, ())]),
@@ -34,11 +28,8 @@ impl Shape {
     fn check(&self, value: &Value<'_>) -> Option<()> {
         match self {
             Self::Text => value.text().map(drop),
-            Self::Count => value.count(0, u64::from(u32::MAX)).map(drop),
             Self::Duration => value.duration().map(drop),
-            Self::Rate => value.rate().map(drop),
             Self::Address => value.address().map(drop),
-            Self::Network => value.parse("a network", "write ADDRESS/BITS, such as 10.0.0.0/8", network),
             Self::Secret if value.is_mapping() => {
                 value.mapping(&["file"])?.require("file", "write { file: PATH }")?.text().map(drop)
             }
@@ -64,20 +55,11 @@ impl Shape {
     }
 }
 
-fn network(text: &str) -> Option<()> {
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
-    bits.map_or(Some(()), |bits| bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(drop))
-}
+use Shape::{Address, Duration, List, Members, OneOf, Secret, Text};
 
-use Shape::{Address, Count, Duration, List, Members, Network, OneOf, Rate, Secret, Text};
-
-pub(super) const NETWORKS: Shape = List(&Network);
 pub(super) const AUTHZ: Shape = Members(&[("address", Address)]);
-pub(super) const COUNT: Shape = Count;
 pub(super) const TEXTS: Shape = List(&Text);
 pub(super) const IDENTITY: Shape = Members(&[("jwt_key", Secret)]);
-pub(super) const PER_ADDRESS: Shape = Members(&[("failed_auth", Rate), ("public", Rate)]);
 pub(super) const TRACING: Shape = Members(&[("otlp", Text), ("sampling", Text)]);
 pub(super) const HASHES: Shape = List(&OneOf(&[("blake3", ()), ("sha256", ())]));
 pub(super) const INTROSPECT: Shape = Members(&[

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::reader::{Map, Value, did_you_mean, shorten};
-use super::unbuilt::{self, Shape};
-use super::{rewriting, tls};
+use super::{rewriting, tls, unbuilt};
 use crate::config::model::{Endpoint, Environments, HealthCheck, Host, Outlier, Retries, Upstream, UpstreamTls};
 use crate::policy::route::UpstreamId;
 
@@ -26,8 +25,6 @@ const MEMBERS: &[&str] = &[
     "weights",
     "dns_refresh",
 ];
-
-const UNBUILT: &[(&str, Shape)] = &[("identity", unbuilt::IDENTITY)];
 
 pub(super) fn upstreams(value: &Value<'_>, file: &Path) -> Option<Vec<Upstream>> {
     let members = value.members()?;
@@ -50,14 +47,12 @@ fn upstream(name: &str, value: &Value<'_>, file: &Path) -> Upstream {
     let base = file.parent().unwrap_or(Path::new(""));
     let mut upstream = absent(name);
     let Some(map) = value.mapping(MEMBERS) else { return upstream };
-    for (name, shape) in UNBUILT {
-        if let Some(value) = map.get(name) {
-            unbuilt::refuse::<()>(&value, shape);
-        }
+    if let Some(value) = map.get("identity") {
+        unbuilt::refuse::<()>(&value, &unbuilt::IDENTITY);
     }
     upstream.endpoints = endpoints(&map).unwrap_or_default();
-    upstream.http2 = map.read("http2", false, |value| value.flag());
     let encrypted = upstream.endpoints.iter().any(|endpoint| endpoint.encrypted);
+    upstream.http2 = map.read("http2", false, |value| value.flag());
     upstream.tls =
         map.read("tls", UpstreamTls::default(), |value| tls::upstream(value, file, encrypted || !map.has("endpoints")));
     upstream.connect_timeout = map.duration("connect_timeout", upstream.connect_timeout);

@@ -1,22 +1,49 @@
 //! What compiles and probably means something else.
 
+use std::sync::Arc;
+
 use super::reader::Value;
-use crate::config::model::{CLIENT_MANAGEMENT_PATH, Management, Plan, Quota};
+use crate::config::model::{CLIENT_MANAGEMENT_PATH, Environments, Management, Plan, Quota, Upstream};
 use crate::policy::pattern::{Pattern, Segment};
-use crate::policy::route::{Access, RouteTable};
+use crate::policy::route::{Access, Route, RouteTable, UpstreamId};
+
+/// Where requests of a route may go.
+pub(super) struct Backends<'a> {
+    pub(super) upstreams: &'a [Upstream],
+    pub(super) environments: Option<Environments>,
+}
+
+impl Backends<'_> {
+    fn of(&self, route: &Route) -> impl Iterator<Item = &Upstream> {
+        let both = || self.environments.map_or([None, None], |both| [Some(both.live), Some(both.test)]);
+        let ids = route.upstream.map_or_else(both, |own| [Some(own), None]);
+        ids.into_iter().flatten().filter_map(|UpstreamId(index)| self.upstreams.get(index))
+    }
+}
 
 /// Warnings about the routes as a whole, at `routes`.
-pub(super) fn routes(value: &Value<'_>, table: &RouteTable, management: &Management, quota: Option<&Quota>) {
+pub(super) fn routes(
+    value: &Value<'_>,
+    table: &RouteTable,
+    backends: &Backends<'_>,
+    management: &Management,
+    quota: Option<&Quota>,
+) {
     shadowed(value, table, management);
     unbound_organizations(value, table);
-    unproven(value, table);
+    unproven(value, table, backends);
+    unstripped(value, table, backends);
     quota.inspect(|quota| unaffordable(value, table, quota));
 }
 
 /// Routes where the backend cannot tell the gateway's identity headers from anybody's. A public route carries none.
-fn unproven(value: &Value<'_>, table: &RouteTable) {
+fn unproven(value: &Value<'_>, table: &RouteTable, backends: &Backends<'_>) {
     let with_key = || table.routes().iter().filter(|route| route.access != Access::Public);
-    let (all, unproven) = (with_key().count(), with_key().filter(|route| !route.forward_authorization).count());
+    let is_unproven = |route: &&Arc<Route>| {
+        let is_open = |upstream: &Upstream| upstream.set_headers.is_empty() && upstream.tls.client.is_none();
+        !route.forward_authorization && backends.of(route).any(is_open)
+    };
+    let (all, unproven) = (with_key().count(), with_key().filter(is_unproven).count());
     let on = match (unproven, all) {
         (0, _) => return,
         (1, 1) => String::new(),
@@ -25,18 +52,47 @@ fn unproven(value: &Value<'_>, table: &RouteTable) {
     };
     value.warning(
         format!("nothing proves to the backend that a request comes from the gateway{on}"),
-        "let only the gateway reach the backend, or set forward_authorization on routes that it checks itself",
+        "give the upstream set_headers: { X-Proof: { file: PATH } } and check that there, let only the gateway reach it, or set \
+         forward_authorization on routes that it checks itself",
     );
+}
+
+/// Upstreams whose `strip_prefix` no path that gets there can have.
+fn unstripped(value: &Value<'_>, table: &RouteTable, backends: &Backends<'_>) {
+    for upstream in backends.upstreams.iter().filter(|upstream| !upstream.strip_prefix.is_empty()) {
+        let goes_there = |route: &&Arc<Route>| backends.of(route).any(|other| other.name == upstream.name);
+        if !table.routes().iter().filter(goes_there).any(|route| may_begin_with(&route.pattern, &upstream.strip_prefix))
+        {
+            value.warning(
+                format!("no route to `{}` has paths below its strip_prefix: nothing is stripped", upstream.name),
+                "write the prefix as clients send it, or remove it",
+            );
+        }
+    }
+}
+
+fn may_begin_with(pattern: &Pattern, prefix: &[String]) -> bool {
+    let mut segments = pattern.segments().iter();
+    for expected in prefix {
+        match segments.next() {
+            Some(Segment::Tail(_)) => return true,
+            Some(Segment::Variable(_)) => {}
+            Some(Segment::Literal(literal)) if **literal == **expected => {}
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// Routes that cost more than a whole window of some plan: its accounts are refused there for ever.
 fn unaffordable(value: &Value<'_>, table: &RouteTable, quota: &Quota) {
     for route in table.routes() {
         let too_small = quota.plans.iter().filter_map(|(name, plan)| match plan {
-            Plan::Fixed(limits) if route.cost > limits.requests_per_minute.min(limits.requests_per_day) => {
-                Some((name, limits.requests_per_minute.min(limits.requests_per_day)))
+            Plan::Fixed(limits) => {
+                let smaller = limits.windows.requests_per_minute.min(limits.windows.requests_per_day);
+                (route.cost > smaller).then_some((name, smaller))
             }
-            _ => None,
+            Plan::Custom => None,
         });
         if let Some((name, limit)) = too_small.min_by_key(|(_, limit)| *limit) {
             value.warning(

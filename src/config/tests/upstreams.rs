@@ -74,3 +74,44 @@ fn no_value_of_a_set_header_is_shown() {
     assert!(!format!("{upstream:?}").contains("hush"));
     assert!(!told(&file("endpoints: [\"http://h:1\"], set_headers: { X-Proof: \"hush\\nhush\" }")).contains("hush"));
 }
+
+#[test]
+fn what_proves_the_gateway_to_every_backend_of_a_route_ends_the_warning() {
+    let two = |first: &str, second: &str, environments: &str| {
+        told(&format!(
+            "listen: {{ public: {{ address: 127.0.0.1:8080 }} }}
+store: {{ url: \"sqlite:x.db\" }}
+upstreams:
+  a: {{ {ONE}, {first} }}
+  b: {{ {ONE}, {second} }}
+{environments}
+routes:
+  - {{ match: GET /a, scope: a:b, organization: query.o, upstream: a }}
+  - {{ match: GET /b, scope: a:b, organization: query.o, upstream: b }}
+  - {{ match: GET /c, scope: a:b, organization: query.o }}
+"
+        ))
+    };
+    let both = "environments: { live: a, test: b }";
+    let proof = "set_headers: { X-Proof: x }";
+    assert_eq!(two(proof, proof, both), "");
+    assert!(
+        two(proof, "host: preserve", both)
+            .contains("nothing proves to the backend that a request comes from the gateway on 2 of 3 routes")
+    );
+    let on_one = two(proof, "host: preserve", "environments: { live: a, test: a }");
+    assert!(on_one.contains("on 1 of 3 routes"), "{on_one}");
+}
+
+#[test]
+fn a_prefix_that_no_route_has_is_told() {
+    let warned = |prefix: &str, routes: &str| {
+        let text = file(&format!("{ONE}, strip_prefix: {prefix}")).replace(ROUTES, &format!("routes: [{routes}]\n"));
+        told(&text).contains("no route to `a` has paths below its strip_prefix")
+    };
+    assert!(warned("/api", "{ match: \"GET /x/{y}\", access: public }"));
+    assert!(warned("/api/v1", "{ match: GET /api, access: public }"));
+    assert!(!warned("/api", "{ match: GET /x, access: public }, { match: GET /api/x, access: public }"));
+    assert!(!warned("/api/v1", "{ match: \"GET /{a}/v1\", access: public }"));
+    assert!(!warned("/api/v1", "{ match: \"GET /{*rest}\", access: public }"));
+}

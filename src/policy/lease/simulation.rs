@@ -37,6 +37,8 @@ struct World {
     /// Mean time between requests of one replica in even and odd minutes.
     gap: [u64; 2],
     cost: u32,
+    /// Every fourth request, or so, costs this.
+    dear: u32,
     /// A recall takes up to this long.
     recall: u64,
     lossy: bool,
@@ -213,13 +215,14 @@ impl Simulation {
     }
 
     fn request(&mut self, time: u64, node: usize) {
-        let (cost, limits) = (self.world.cost, self.world.limits);
+        let World { cost, dear, limits, .. } = self.world;
+        let cost = if dear != cost && self.dice.chance(25) { dear } else { cost };
         let now = self.nodes[node].mono(time);
         let Node { lease, queue, .. } = &mut self.nodes[node];
         if queue.is_empty() {
             match lease.take(now, cost, limits) {
                 Decision::Wait => queue.push(cost),
-                decided => self.note(time, node, decided),
+                decided => self.note(time, node, cost, decided),
             }
         } else {
             lease.note_request(now, cost);
@@ -235,7 +238,7 @@ impl Simulation {
                 Decision::Wait => break,
                 decided => {
                     self.nodes[node].queue.remove(0);
-                    self.note(time, node, decided);
+                    self.note(time, node, cost, decided);
                 }
             }
         }
@@ -260,12 +263,12 @@ impl Simulation {
         }
     }
 
-    fn note(&mut self, time: u64, node: usize, decided: Decision) {
+    fn note(&mut self, time: u64, node: usize, cost: u32, decided: Decision) {
         let minute = store_minute(time);
         match decided {
             Decision::Admit(state, of) => {
-                *self.found.admitted.entry(minute).or_default() += self.world.cost;
-                *self.found.admitted_of_day.entry(minute / 1440).or_default() += self.world.cost;
+                *self.found.admitted.entry(minute).or_default() += cost;
+                *self.found.admitted_of_day.entry(minute / 1440).or_default() += cost;
                 self.found.wrong_minute += u32::from(of != minute);
                 let key = (node, self.nodes[node].life, state.minute.reset);
                 let before = self.shown.insert(key, state.minute.remaining);
@@ -297,6 +300,7 @@ fn world(seed: u64) -> World {
         minutes: 3,
         gap: [400_000, 60_000],
         cost: 1,
+        dear: 1,
         recall: 3_000,
         lossy: false,
         crashes: false,
@@ -311,11 +315,13 @@ fn over(found: &Findings, world: World) -> u32 {
 #[test]
 fn nothing_is_admitted_beyond_a_window_whatever_is_late_lost_repeated_or_dead() {
     for seed in 1..26 {
+        let cost = if seed % 5 == 0 { 3 } else { 1 };
         let world = World {
             lossy: true,
             recall: 40_000,
             crashes: seed % 3 == 0,
-            cost: if seed % 5 == 0 { 3 } else { 1 },
+            cost,
+            dear: if seed % 2 == 0 { 5 } else { cost },
             gap: [[400_000, 4_000], [5_000, 80_000], [2_000, 2_000]][(seed % 3) as usize],
             limits: [
                 QuotaLimits { requests_per_minute: 60, requests_per_day: 130 },
@@ -360,6 +366,22 @@ fn at_or_below_the_limit_nobody_is_refused_and_above_it_nothing_is_lost() {
         let above = World { gap: [20_000, 30_000], replicas: 3, ..world(seed * 37) };
         // With a change feed as slow as the contract allows, too: the second look finds what came back late.
         let above = World { recall: [3_000, 250_000][(seed % 2) as usize], ..above };
+        let found = Simulation::run(above);
+        for (minute, admitted) in &found.admitted {
+            assert_eq!(*admitted, 300, "seed {seed}, minute {minute}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn dear_requests_among_cheap_ones_are_charged_whole_and_leave_nothing_unused() {
+    for seed in 1..16 {
+        // Two tokens a request on average: 150 of the 300 of a minute.
+        let below = World { dear: 5, gap: [2_400_000, 2_300_000], replicas: 3, minutes: 4, ..world(seed * 43) };
+        let found = Simulation::run(below);
+        assert!(found.denied.is_empty(), "seed {seed}: refused although below the limit: {found:?}");
+
+        let above = World { dear: 5, gap: [20_000, 30_000], replicas: 3, ..world(seed * 47) };
         let found = Simulation::run(above);
         for (minute, admitted) in &found.admitted {
             assert_eq!(*admitted, 300, "seed {seed}, minute {minute}: {found:?}");

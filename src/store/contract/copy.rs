@@ -41,7 +41,7 @@ fn copy(id: &str) -> KeyCopy {
     let current = SecretRow { last_used_at: Some(at(CREATED + 9)), key_prefix: "sm_live_wxyz".into(), ..secret(id) };
     let key = StoredKey {
         record: record(id, "a1"),
-        account: Account { suspended: true, ..Account::unset(account_id("a1")) },
+        account: Account { suspended: true, concurrent_requests: Some(20), ..Account::unset(account_id("a1")) },
         secrets: vec![current, former],
         former_use: Some(at(CREATED + 5)),
         version: Version(7),

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::policy::credential::KeyHash;
 use crate::policy::key::{AccountId, Environment, KeyId, KeyRecord, QuotaLimits, Timestamp};
+use crate::policy::network::Network;
 use crate::policy::quota::{LeaseRequest, Seen, Subject};
 use crate::policy::scope::Scope;
 
@@ -103,6 +104,7 @@ pub(crate) fn record(id: &str, account: &str) -> KeyRecord {
         scopes: vec![Scope::parse("models:read").unwrap(), Scope::parse("datasets:*").unwrap()],
         model_ids: Some(vec![crate::policy::key::ResourceId::parse("gpt-4.1:mini").unwrap()]),
         dataset_ids: None,
+        allowed_addresses: Some(vec![Network::parse("10.0.0.0/8").unwrap(), Network::parse("2001:db8::1").unwrap()]),
         expires_at: Some(at(CREATED + 86_400_000)),
         disabled: false,
         created_at: at(CREATED),

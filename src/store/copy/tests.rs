@@ -32,7 +32,7 @@ async fn fill(store: &dyn Store) {
         create(store, id, "a1").await;
     }
     let mut set = Account::unset(account_id("a1"));
-    (set.plan, set.suspended) = (Some("pro".into()), true);
+    (set.plan, set.suspended, set.concurrent_requests) = (Some("pro".into()), true, Some(20));
     store.replace_account(set, None).await.unwrap();
     store.replace_account(Account::unset(account_id("a2")), None).await.unwrap();
     let counts = vec![

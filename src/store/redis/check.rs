@@ -15,10 +15,11 @@ use super::script;
 use crate::policy::key::Timestamp;
 use crate::store::{Finding, StoreError};
 
-/// What this version writes. Raise it when rows change; members that are only added need no new one.
-const SCHEMA: u32 = 1;
-/// The oldest version that can still read what this one writes.
-const MIN_READER: u32 = 1;
+/// What this version writes. Raise it when rows change; members that are only added, and narrow nothing, need no new one.
+/// 2: `allowed_addresses` of keys, `concurrent_requests` of accounts.
+const SCHEMA: u32 = 2;
+/// The oldest version that can still read what this one writes, and lets nothing through that is forbidden there.
+const MIN_READER: u32 = 2;
 /// `SET … EXAT` and RESP3 with tracking of prefixes.
 const OLDEST_SERVER: (u32, u32) = (6, 2);
 /// How long the start waits for all masters to be listened to.

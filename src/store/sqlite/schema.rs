@@ -94,6 +94,8 @@ const MIGRATIONS: &[Migration] = &[
         additive: false,
         sql: "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;",
     },
+    // `allowed_addresses` of keys and `concurrent_requests` of accounts: a gateway that ignores them lets too much through.
+    Migration { additive: false, sql: "" },
 ];
 
 /// Makes the folders and the file when absent, readable for the owner alone, and returns the absolute path.

@@ -176,6 +176,7 @@ fn profile(config: &config::model::Config, n: usize) -> Arc<KeyProfile> {
         scopes: vec![Scope::parse("models:read").unwrap()],
         model_ids: None,
         dataset_ids: None,
+        allowed_addresses: None,
         expires_at: None,
         disabled: false,
         created_at: DAY.start(),

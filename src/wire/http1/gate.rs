@@ -221,7 +221,7 @@ impl<M: Messages> Gate<M> {
     fn begin(&mut self, body: Body) {
         self.begun += 1;
         self.at = match body {
-            Body::None => At::Head,
+            Body::None | Body::Length(0) => At::Head,
             Body::Length(length) => At::Length(length),
             Body::Chunked => At::Chunks(Chunks::new(self.messages.trailer_limits())),
             Body::ToClose => At::ToClose,

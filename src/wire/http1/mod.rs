@@ -12,6 +12,8 @@ mod chunk;
 mod gate;
 mod head;
 mod request;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answers, Exchange, MAX_HEAD};
 pub use gate::{Body, Gate, Messages, Standing};

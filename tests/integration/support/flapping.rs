@@ -9,6 +9,9 @@ use socket2::{Domain, Socket, Type};
 
 use super::http::find;
 
+/// What a request takes: some are under way whenever it is killed.
+const WORK: Duration = Duration::from_millis(3);
+
 /// The backend, alive or not.
 #[derive(Debug)]
 pub(crate) struct Flapping {
@@ -109,6 +112,7 @@ fn serve(mut stream: TcpStream, received: &Mutex<Vec<(String, String)>>) {
         let text = String::from_utf8_lossy(&request).into_owned();
         let mut words = text.split(' ').map(str::to_owned);
         received.lock().unwrap().push((words.next().unwrap(), words.next().unwrap()));
+        std::thread::sleep(WORK);
         if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
             return;
         }

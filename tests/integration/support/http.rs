@@ -72,6 +72,11 @@ impl Connection {
         self.stream.set_read_timeout(Some(patience)).unwrap();
     }
 
+    /// Room for few octets that were sent and are not read yet.
+    pub(crate) fn receive_little(&self) {
+        socket2::SockRef::from(&self.stream).set_recv_buffer_size(4096).unwrap();
+    }
+
     /// Ends its half of the connection, and still listens.
     pub(crate) fn end_sending(&self) {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();

@@ -38,13 +38,21 @@ impl Process {
 
     /// The same, with these variables in its environment.
     pub(crate) fn start_in(name: &str, folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, folder, command(arguments).envs(variables.iter().copied()))
+    }
+
+    /// The same, but it may open only so many files.
+    pub(crate) fn start_with_files(name: &str, folder: &Path, arguments: &[&str], files: u32) -> Self {
+        let whole = command(arguments);
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nofile={files}:{files}")).arg(whole.get_program()).args(whole.get_args());
+        Self::spawn(name, folder, limited.stdin(Stdio::null()).env_remove("SEEME_GATEWAY_CONFIG"))
+    }
+
+    fn spawn(name: &str, folder: &Path, command: &mut Command) -> Self {
         let (stdout, stderr) = (folder.join(format!("{name}.stdout")), folder.join(format!("{name}.stderr")));
-        let child = command(arguments)
-            .envs(variables.iter().copied())
-            .stdout(File::create(&stdout).unwrap())
-            .stderr(File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
+        let child =
+            command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap()).spawn().unwrap();
         Self { child, name: name.to_owned(), stdout, stderr }
     }
 
@@ -60,6 +68,19 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How many files it has open.
+    pub(crate) fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Processor time it has used.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // Behind the name, which may hold anything: user and system time are the 12th and 13th (proc(5)), in hundredths.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
     }
 
     /// The code or signal it ended with, if it did.

@@ -160,7 +160,10 @@ impl Gateway {
     }
 
     fn run(name: &str, folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut process = Process::start_in(name, folder, arguments, variables);
+        Self::serving(Process::start_in(name, folder, arguments, variables))
+    }
+
+    fn serving(mut process: Process) -> Self {
         let (public, admin) = process.await_output("the line that says it serves", |process| {
             let stderr = process.stderr();
             let line = stderr.lines().find(|line| line.contains(" serving "))?;
@@ -218,6 +221,13 @@ impl Stand {
     pub(crate) fn another_gateway(&self) -> Gateway {
         let name = format!("gateway-{}", self.gateways.fetch_add(1, Ordering::Relaxed));
         Gateway::start(&name, self.folder.path(), &self.config)
+    }
+
+    /// Another gateway process, which may open only so many files.
+    pub(crate) fn gateway_with_files(&self, files: u32) -> Gateway {
+        let name = format!("gateway-{}", self.gateways.fetch_add(1, Ordering::Relaxed));
+        let arguments = ["run", "-c", self.config.to_str().unwrap()];
+        Gateway::serving(Process::start_with_files(&name, self.folder.path(), &arguments, files))
     }
 
     /// Another gateway process whose file differs in one text, in a folder of its own.

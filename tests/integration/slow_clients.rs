@@ -1,0 +1,167 @@
+//! Clients that take their time, on purpose or not; and those that say no more and wait.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::support::{Load, Scripted, Stand, count, eventually};
+
+const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+/// Long enough for anything on loopback.
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn five_hundred_heads_that_do_not_end_are_gone_in_time_and_everybody_else_is_served() {
+    let limit = Duration::from_secs(1);
+    let stand = Stand::new().section("timeouts: { header: 1s }").start();
+    let key = stand.key().scope("models:read").create();
+    let load = Load::on(&[&stand.gateway]).keys([&key]).connections(10).rate(200.0).start();
+    let start = Instant::now();
+    let mut slow: Vec<_> = (0..500).map(|_| Some(stand.connect())).collect();
+    for connection in slow.iter_mut().flatten() {
+        connection.send("GET /echo/x HTTP/1.1\r\nHost: a\r\nX-Slow: ");
+    }
+    // An octet now and then does not buy time.
+    while slow.iter().any(Option::is_some) {
+        assert!(start.elapsed() < limit + Duration::from_secs(3), "some are still there after {:?}", start.elapsed());
+        for slot in &mut slow {
+            if slot.as_mut().is_some_and(|connection| connection.try_send("x").is_err()) {
+                *slot = None;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(start.elapsed() > limit);
+    let shots = load.stop();
+    assert_eq!(count(&shots, |status| status != 200), 0, "of {}", shots.len());
+    eventually("their places are free", SOON, || stand.gateway.metric("gateway_connections", "") <= Some(1.0));
+}
+
+#[test]
+fn a_client_that_takes_next_to_nothing_of_its_answer_is_let_go() {
+    let stand = Stand::new().section("timeouts: { idle: 1s }").start();
+    let key = stand.key().scope("models:read").create();
+    let mut slow = stand.get("/echo/x?bytes=50000000").bearer(&key).start();
+    slow.receive_little();
+    slow.head();
+    let start = Instant::now();
+    // Octets taken one by one make no room worth mentioning.
+    eventually("it is let go", Duration::from_secs(10), || {
+        slow.take(1).is_none() || stand.gateway.metric("gateway_requests_in_flight", "") == Some(0.0)
+    });
+    assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
+    // And one that takes its time, but takes, is served to the end.
+    let mut steady = stand.get("/echo/x?bytes=12000000").bearer(&key).start();
+    steady.head();
+    for _ in 0..12 {
+        assert!(steady.take(1_000_000).is_some());
+        std::thread::sleep(Duration::from_millis(150));
+    }
+}
+
+#[test]
+fn a_client_that_says_no_more_gets_its_answer_and_then_the_end() {
+    let upstream = Scripted::start(|wire| {
+        while let Some(request) = wire.request() {
+            if request.head.contains("/slow") {
+                std::thread::sleep(Duration::from_millis(400));
+            }
+            wire.send(HELLO);
+        }
+    });
+    let stand = Stand::new().upstream(upstream.address).start();
+    let get = "GET /public/x HTTP/1.1\r\nHost: a\r\n\r\n";
+    let slow = get.replace("/x", "/slow");
+    let post = "POST /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    let chunks = "POST /public/slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    for (bytes, answers) in [
+        (get.to_owned(), 1),
+        (slow.clone(), 1),
+        (post.to_owned(), 1),
+        (chunks.to_owned(), 1),
+        (format!("{get}{slow}"), 2),
+        (format!("{slow}{get}{post}"), 3),
+        ("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 1),
+    ] {
+        let mut connection = stand.connect();
+        connection.send(&bytes);
+        connection.end_sending();
+        let start = Instant::now();
+        for _ in 0..answers {
+            let answer = connection.response("GET");
+            assert!(answer.complete && matches!(answer.status(), 200 | 404), "{bytes:?}: {answer:?}");
+        }
+        assert!(connection.is_closed_by_server(), "{bytes:?}");
+        assert!(start.elapsed() < SOON, "{bytes:?}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn an_answer_that_has_begun_is_sent_to_the_end_however_it_pauses() {
+    let upstream = Scripted::start(|wire| {
+        if wire.request().is_some() {
+            wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n");
+            // Longer than a client that has got nothing is waited for.
+            std::thread::sleep(Duration::from_millis(2500));
+            wire.send("2\r\nok\r\n0\r\n\r\n");
+        }
+    });
+    let stand = Stand::new().upstream(upstream.address).start();
+    let mut connection = stand.get("/public/x").start();
+    connection.end_sending();
+    let answer = connection.response("GET").expect_status(200);
+    assert!(answer.complete && answer.body == b"okok");
+}
+
+#[test]
+fn a_client_that_closes_is_soon_noticed_by_a_backend_that_does_not_answer() {
+    let (gone, noticed) = mpsc::channel();
+    let (arrived, there) = mpsc::channel();
+    let ends = Mutex::new((arrived, gone));
+    let upstream = Scripted::start(move |wire| {
+        if wire.request().is_some() {
+            let ends = ends.lock().unwrap();
+            ends.0.send(()).unwrap();
+            ends.1.send(wire.is_closed_by_gateway()).unwrap();
+        }
+    });
+    let stand = Stand::new().upstream(upstream.address).start();
+    let connection = stand.get("/public/x").start();
+    there.recv_timeout(SOON).unwrap();
+    let start = Instant::now();
+    drop(connection);
+    assert_eq!(noticed.recv_timeout(SOON), Ok(true));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    eventually("the log says who left", SOON, || stand.gateway.process.stdout().contains("\"status\":499"));
+}
+
+#[test]
+fn an_end_in_the_middle_of_a_message_is_no_end_of_it() {
+    let whole = Arc::new(AtomicBool::new(false));
+    let seen = whole.clone();
+    let upstream = Scripted::start(move |wire| {
+        if wire.request().is_some() {
+            seen.store(true, Ordering::Release);
+            wire.send(HELLO);
+        }
+    });
+    let stand = Stand::new().upstream(upstream.address).start();
+    for bytes in [
+        "GET /public/x HTTP/1.1\r\nHost:",
+        "GET /public/x HTTP/1.1\r\nHost: a\r\n",
+        "POST /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell",
+        "POST /public/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "POST /public/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+    ] {
+        let mut connection = stand.connect();
+        connection.send(bytes);
+        connection.end_sending();
+        let start = Instant::now();
+        if let Ok(answer) = connection.try_response("GET") {
+            assert!(answer.status() >= 400, "{bytes:?}: {answer:?}");
+        }
+        assert!(start.elapsed() < SOON, "{bytes:?}: {:?}", start.elapsed());
+        assert!(!whole.load(Ordering::Acquire), "{bytes:?}");
+    }
+}

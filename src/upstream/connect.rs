@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use super::UpstreamError;
 use super::gather::UpstreamIo;
 use super::heard::Heard;
-use super::http2::{self, Connections, NewConnection};
+use super::http2::{self, NewConnection};
 use super::interim::{Interims, Overheard};
-use super::sender::{Http1, Sender};
+use super::sender::Http1;
 use super::socket::Socket;
 use super::tls::UpstreamConnector;
 use crate::config::model::{Endpoint, Upstream};
@@ -25,16 +25,6 @@ pub(super) enum Connected {
     Http1(Http1),
     /// For many at once.
     Http2(NewConnection),
-}
-
-impl Connected {
-    /// What sends on it; one for many at once is kept among those that are `shared`.
-    pub(super) fn into_sender(self, shared: &Connections) -> Sender {
-        match self {
-            Self::Http1(http1) => Sender::Http1(http1),
-            Self::Http2(new) => Sender::Http2(shared.keep(new)),
-        }
-    }
 }
 
 /// Within `connect_timeout`, everything included that comes before the request. `address` is one of the endpoint's.

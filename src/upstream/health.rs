@@ -14,7 +14,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::body::RequestBody;
 use super::cluster::Cluster;
 use super::connect::connect;
-use super::http2::Connections;
 use super::peer::Peer;
 use crate::config::model::HealthCheck;
 
@@ -48,13 +47,11 @@ pub(super) async fn keep_checked(cluster: Weak<Cluster>, check: HealthCheck) {
 async fn probe(cluster: &Arc<Cluster>, peer: &Arc<Peer>, check: &HealthCheck) -> Option<u16> {
     // Closed when it goes out of scope, also when time is up.
     let connected = connect(&cluster.config, &peer.endpoint, peer.address, &cluster.tls).await.ok()?;
-    let shared = Connections::default();
-    let mut sender = connected.into_sender(&shared);
     let mut request = Request::new(RequestBody::Empty);
     *request.uri_mut() = check.path.clone().into();
     request.headers_mut().insert(HOST, cluster.probe_host(peer));
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("seeme-gateway-health-check"));
     cluster.set_own_fields(&mut request);
-    let response = sender.send(request).await.ok()?;
+    let response = connected.alone().send(request).await.ok()?;
     Some(response.status().as_u16())
 }

@@ -77,7 +77,10 @@ impl Pool {
 
     /// A lease of a new connection.
     pub(super) fn lease(self: &Arc<Self>, connected: Connected) -> Lease {
-        self.lend(connected.into_sender(&self.shared))
+        self.lend(match connected {
+            Connected::Http1(http1) => Sender::Http1(http1),
+            Connected::Http2(new) => Sender::Http2(self.shared.keep(new)),
+        })
     }
 
     fn lend(self: &Arc<Self>, sender: Sender) -> Lease {

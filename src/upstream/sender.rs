@@ -10,8 +10,9 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
+use super::connect::Connected;
 use super::heard::Heard;
-use super::http2::Slot;
+use super::http2::{Connections, Slot};
 use super::interim::Interims;
 use crate::wire::http1::Exchange;
 
@@ -64,6 +65,16 @@ pub(super) enum Lost {
 enum Waiting<A, B> {
     Http1(A),
     Http2(B),
+}
+
+impl Connected {
+    /// For one exchange of nobody's but the one who opened it.
+    pub(super) fn alone(self) -> Sender {
+        match self {
+            Self::Http1(http1) => Sender::Http1(http1),
+            Self::Http2(new) => Sender::Http2(Connections::default().keep(new)),
+        }
+    }
 }
 
 impl Sender {

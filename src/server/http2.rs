@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::http2_io::Http2Io;
+use super::streams::{Paced, Streams};
 use crate::config::model::Limits;
 use crate::gateway::Gateway;
 use crate::gateway::context::ConnInfo;
@@ -33,9 +34,10 @@ const PONG: Duration = Duration::from_secs(20);
 /// Serves to the end of the connection; once it drains, until the requests in flight are answered.
 pub(super) async fn serve(gateway: Arc<Gateway>, socket: Socket, conn: Arc<ConnInfo>) -> hyper::Result<()> {
     conn.multiplex(gateway.shared().clock.mono());
-    let longest_head = header_list(&gateway.snapshot().config.limits);
+    let config = gateway.snapshot().config.clone();
+    let longest_head = header_list(&config.limits);
     let io = Http2Io::new(socket, conn.clone(), gateway.shared().clock.clone(), longest_head as usize);
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Streams { idle: config.timeouts.idle });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -49,7 +51,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, socket: Socket, conn: Arc<ConnI
         .keep_alive_timeout(PONG);
     let service = service_fn(|request| {
         let (gateway, conn) = (gateway.clone(), conn.clone());
-        async move { gateway.handle(&conn, request).await }
+        async move { gateway.handle(&conn, request).await.map(|answer| answer.map(Paced::new)) }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut told = false;

@@ -12,6 +12,7 @@ mod http2_io;
 mod listener;
 mod places;
 mod proxy_protocol;
+mod streams;
 mod sweep;
 pub mod take_over;
 mod tls;

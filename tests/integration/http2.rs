@@ -106,3 +106,27 @@ fn the_octets_of_a_preface_may_come_one_by_one_and_a_method_that_begins_like_it_
         assert_eq!(connection.response(method).status(), 404, "{method}");
     }
 }
+
+#[test]
+fn a_client_that_makes_no_room_for_an_answer_loses_its_stream_and_frees_the_backend() {
+    let (freed, wait) = std::sync::mpsc::channel();
+    let freed = std::sync::Mutex::new(freed);
+    let upstream = Scripted::start(move |wire| {
+        if wire.request().is_some() {
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n");
+            wire.send(vec![b'x'; 50_000_000]);
+            freed.lock().unwrap().send(()).unwrap();
+        }
+    });
+    let stand = Stand::new().section("timeouts: { idle: 300ms }").upstream(upstream.address).start();
+    let key = stand.key().create();
+    let bearer = format!("Bearer {}", key.secret);
+    let mut client = Http2::open(stand.gateway.public);
+    let mut fields = http2::get("/echo/x");
+    fields.push(("authorization", &bearer));
+    let stream = client.start(&fields, true);
+    // The sending of a backend ends when its connection does.
+    wait.recv_timeout(SOON).expect("the backend is free");
+    let last = std::iter::from_fn(|| client.next()).find(|frame| frame.kind == http2::RST_STREAM);
+    assert_eq!(last.map(|frame| frame.stream), Some(stream));
+}

@@ -1,7 +1,6 @@
 """curl and h2load, which speak HTTP/2 as their own libraries do."""
 
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -35,7 +34,6 @@ def test_curl_by_prior_knowledge_uploads_and_downloads(anything, tmp_path):
     assert curl(*common, "-o", "/dev/null", "-w", "%{http_code}", f"{anything.url}/echo/x?status=418") == "418"
 
 
-@pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed")
 @pytest.mark.parametrize("over_tls", [False, True])
 def test_h2load_has_every_request_answered(anything, tls_gateway, over_tls):
     gateway = tls_gateway if over_tls else anything

@@ -1,20 +1,16 @@
 """What testssl.sh finds wrong with the TLS of the gateway: nothing, but that its certificate is signed by nobody known.
 
-Skipped where testssl is not installed. It takes about a minute.
+It takes about a minute.
 """
 
 import json
-import shutil
 import subprocess
-
-import pytest
 
 # About the certificate of this test, not about the gateway's TLS.
 ABOUT_THE_CERTIFICATE = ("cert_", "chain_of_trust", "cert", "OCSP", "CRL", "DNS_CAArecord", "overall_grade")
 BAD = {"MEDIUM", "HIGH", "CRITICAL", "FATAL"}
 
 
-@pytest.mark.skipif(shutil.which("testssl") is None, reason="testssl is not installed")
 def test_testssl_finds_nothing(tls_gateway, tmp_path):
     report = tmp_path / "testssl.json"
     port = tls_gateway.address.rsplit(":", 1)[1]

@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
-use super::context::ConnInfo;
+use super::connection::ConnInfo;
 use crate::policy::rejection::Rejection;
 
 /// Refuses what is malformed; gives the rest its Host and one Cookie.

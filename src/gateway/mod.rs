@@ -2,13 +2,16 @@
 //!
 #![doc = include_str!("../life_of_a_request.md")]
 
+pub mod connection;
 pub mod context;
+mod error;
 mod head;
 mod http2;
 mod inspect;
 mod lasting;
 mod management;
 pub mod respond;
+mod shared;
 pub mod upgrade;
 
 use std::convert::Infallible;
@@ -21,79 +24,29 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{Authenticator, Front, StoreUnavailable};
-use crate::clock::Clock;
+use crate::auth::Front;
 use crate::config::model::Config;
-use crate::limit::address::{AddressRate, Counted, TooManyFromAddress};
-use crate::limit::{LimitError, Limiter, Permit};
-use crate::management::api::Management;
+use crate::limit::Permit;
+use crate::limit::address::{Counted, TooManyFromAddress};
 use crate::management::call::Call;
-use crate::management::rate::TooManyCalls;
 use crate::policy::access::{Authenticated, KeyProfile};
 use crate::policy::credential::{Credential, KeyHash};
 use crate::policy::headers::{self, Origin, QuotaFields};
 use crate::policy::key::Environment;
-use crate::policy::rejection::{Problem, Rejection};
+use crate::policy::rejection::Rejection;
 use crate::policy::route::{Access, Route};
 use crate::policy::websocket::{Handshake, set_upgrade};
-use crate::telemetry::Metrics;
-use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::names::{RouteCounters, UpstreamMetrics};
-use crate::telemetry::trace::IdSource;
-use crate::upstream::{BodyError, Clusters, Fields, Forwarding, RequestBody, UpstreamError, Upstreams};
-use crate::usage::Usage;
+use crate::telemetry::names::UpstreamMetrics;
+use crate::upstream::{Forwarding, RequestBody, UpstreamError};
 
-use context::{ConnInfo, Inbound, RequestRecord};
+pub use error::GatewayError;
+pub use shared::{InForce, Shared, Snapshot};
+
+use connection::ConnInfo;
+use context::{Inbound, RequestRecord};
 use respond::{ProxyBody, RecordedBody};
-
-/// A configuration, and its upstreams as the whole process knows them.
-pub struct InForce {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// Its upstreams, in the same order.
-    pub clusters: Clusters,
-}
-
-/// What all workers of one process share.
-pub struct Shared {
-    /// What is in force. A request asks its [`Snapshot`], which was made of it.
-    pub in_force: watch::Sender<Arc<InForce>>,
-    /// Keys.
-    pub auth: Arc<Authenticator>,
-    /// Quotas.
-    pub limiter: Arc<Limiter>,
-    /// Keys that do not exist, by client address.
-    pub failed_auth: AddressRate,
-    /// Requests on public routes, by client address.
-    pub public_requests: AddressRate,
-    /// Counters.
-    pub usage: Arc<Usage>,
-    /// The management API.
-    pub management: Management,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
-    /// The access log.
-    pub log: AccessLog,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Request ids.
-    pub ids: IdSource,
-    /// Bytes of request bodies that may be held for inspection, all together.
-    pub inspection: tokio::sync::Semaphore,
-}
-
-/// One configuration and what a worker keeps for it. A request sees the same one from its start to its end.
-pub struct Snapshot {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// The way to the backends.
-    pub upstreams: Upstreams,
-    /// Counters of its routes.
-    pub counters: RouteCounters,
-}
 
 /// The gateway, as one worker runs it.
 pub struct Gateway {
@@ -101,47 +54,6 @@ pub struct Gateway {
     worker: usize,
     current: ArcSwap<Snapshot>,
     front: Front,
-}
-
-/// Everything that ends a request before its answer comes from the upstream.
-#[derive(Debug, Clone, PartialEq)]
-pub enum GatewayError {
-    /// A decision.
-    Rejected(Rejection),
-    /// A refusal of the management API.
-    Problem(Problem),
-    /// `management.rate` is used up.
-    TooManyCalls(TooManyCalls),
-    /// A rate of `limits.per_address` is used up.
-    TooManyFromAddress(TooManyFromAddress),
-    /// The store could not be asked about a key or a lease.
-    StoreUnavailable,
-    /// No memory left for inspecting bodies.
-    Overloaded,
-    /// The client's body failed while it was read here; the limit it passed, if it was too large.
-    RequestBody(BodyError, Option<u64>),
-    /// The upstream.
-    Upstream(UpstreamError),
-}
-
-impl Shared {
-    /// The configuration in force.
-    pub fn config(&self) -> Arc<Config> {
-        self.in_force.borrow().config.clone()
-    }
-
-    /// Takes another configuration into force. What is the same in it of the upstreams goes on as it is.
-    pub fn reload(&self, config: Config, fields: Vec<Fields>) {
-        let clusters = self.in_force.borrow().clusters.under(&config.upstreams, fields, &self.metrics);
-        self.in_force.send_replace(Arc::new(InForce { config: Arc::new(config), clusters }));
-    }
-}
-
-impl Snapshot {
-    fn of(in_force: &InForce, worker: usize) -> Self {
-        let config = in_force.config.clone();
-        Self { upstreams: Upstreams::new(&in_force.clusters, worker), counters: RouteCounters::of(&config), config }
-    }
 }
 
 impl Gateway {
@@ -430,32 +342,5 @@ impl Config {
         let by_environment = || self.environments.map(|environments| environments.of(environment));
         // Compiled so that one of them is there; the first upstream is the only one otherwise.
         route.upstream.or_else(by_environment).unwrap_or(crate::policy::route::UpstreamId(0))
-    }
-}
-
-impl From<Rejection> for GatewayError {
-    fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
-    }
-}
-
-impl From<TooManyFromAddress> for GatewayError {
-    fn from(refusal: TooManyFromAddress) -> Self {
-        Self::TooManyFromAddress(refusal)
-    }
-}
-
-impl From<StoreUnavailable> for GatewayError {
-    fn from(_: StoreUnavailable) -> Self {
-        Self::StoreUnavailable
-    }
-}
-
-impl From<LimitError> for GatewayError {
-    fn from(error: LimitError) -> Self {
-        match error {
-            LimitError::Rejected(rejection) => Self::Rejected(rejection),
-            LimitError::StoreUnavailable => Self::StoreUnavailable,
-        }
     }
 }

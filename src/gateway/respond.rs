@@ -22,7 +22,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::json;
 
 use super::GatewayError;
-use super::context::{ConnInfo, Inbound, RequestRecord};
+use super::connection::ConnInfo;
+use super::context::{Inbound, RequestRecord};
 use super::lasting::{self, Revoked};
 use super::upgrade::{Switching, Tunnel};
 use crate::limit::Permit;

@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::config::model::Limits;
-use crate::gateway::context::ConnInfo;
+use crate::gateway::connection::ConnInfo;
 use crate::upstream::{Socket, poll_write_gathered, put};
 use crate::wire::http1::{Gate, RequestLimits, Requests};
 

@@ -13,7 +13,7 @@ use super::client_io::ClientIo;
 use super::tls::FrontTls;
 use super::{http1, http2};
 use crate::gateway::Gateway;
-use crate::gateway::context::ConnInfo;
+use crate::gateway::connection::ConnInfo;
 use crate::upstream::Socket;
 use crate::wire::frames::PREFACE;
 

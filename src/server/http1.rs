@@ -17,7 +17,7 @@ use super::client_io::ClientIo;
 use super::tunnel;
 use crate::config::model::Limits;
 use crate::gateway::Gateway;
-use crate::gateway::context::ConnInfo;
+use crate::gateway::connection::ConnInfo;
 use crate::gateway::upgrade::Tunnel;
 
 /// Fields for which hyper has room without the heap.

@@ -13,7 +13,7 @@ use super::http2_io::Http2Io;
 use super::streams::{Paced, Streams};
 use crate::config::model::Limits;
 use crate::gateway::Gateway;
-use crate::gateway::context::ConnInfo;
+use crate::gateway::connection::ConnInfo;
 use crate::upstream::Socket;
 
 /// Requests at once on one connection.

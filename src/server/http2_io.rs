@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
-use crate::gateway::context::ConnInfo;
+use crate::gateway::connection::ConnInfo;
 use crate::upstream::Socket;
 use crate::wire::frames::{Budget, Reason, Walker, go_away};
 use crate::wire::heads::{Heads, Odd};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::model::Timeouts;
-use crate::gateway::context::{ConnInfo, Phase};
+use crate::gateway::connection::{ConnInfo, Phase};
 use crate::policy::instant::Mono;
 
 /// How long a client that will send no more is waited for before the first octet of its answer. Whoever has only shut its sending

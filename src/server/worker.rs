@@ -23,7 +23,7 @@ use super::sweep::is_overdue;
 use super::tls::FrontTls;
 use super::turn_away::turn_away;
 use super::{connection, descriptors, proxy_protocol};
-use crate::gateway::context::{ConnInfo, Phase};
+use crate::gateway::connection::{ConnInfo, Phase};
 use crate::gateway::{Gateway, InForce, Shared};
 use crate::policy::instant::Mono;
 

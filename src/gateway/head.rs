@@ -3,7 +3,7 @@
 //! The octets of HTTP/1 were judged at the socket ([`crate::wire::http1`]); what no octets show, a path that two servers could
 //! read differently, is judged here, and so is what HTTP/2 leaves to a proxy (RFC 9113 section 8.3.1). Pure but for its types.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, MAX_FORWARDS};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, Request, Uri, Version};
@@ -73,6 +73,16 @@ pub(super) fn check_declared_body(head: &Parts, limit: Option<u64>) -> Result<()
 /// What `Content-Length` says.
 pub(super) fn declared_length(head: &Parts) -> Option<u64> {
     head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Takes one off `Max-Forwards` (RFC 9110 section 7.6.2); false: the request has come as far as it may.
+pub(super) fn may_go_on(headers: &mut HeaderMap) -> bool {
+    let Some(left) = headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u32>().ok()) else {
+        return true;
+    };
+    let Some(left) = left.checked_sub(1) else { return false };
+    headers.insert(MAX_FORWARDS, left.into());
+    true
 }
 
 /// The request for the upstream: the target's own octets in origin form, HTTP/1.1, always with a Host.

@@ -140,6 +140,9 @@ impl Gateway {
         let scoped = key.check_scope(&found.route.access)?;
         let (values, held) = self.bound_values(config, &found, &scoped, inbound, record).await?;
         let grant = scoped.check_resources(found, values)?;
+        if inbound.head.method == Method::OPTIONS && !head::may_go_on(&mut inbound.head.headers) {
+            return Ok(respond::options(grant.route(), conn, inbound, record));
+        }
         let upstream = config.upstream_of(grant.route(), grant.environment());
         // Before quota is charged: what is refused costs nothing.
         let slot = snapshot.upstreams.admit(upstream);

@@ -29,6 +29,7 @@ use super::upgrade::{Switching, Tunnel};
 use crate::limit::Permit;
 use crate::policy::headers::{X_REQUEST_ID, set_quota, set_rate};
 use crate::policy::rejection::{Problem, Rejection};
+use crate::policy::route::Route;
 use crate::policy::websocket::set_upgrade;
 use crate::upstream::{BodyError, UpstreamBody, UpstreamError};
 
@@ -237,6 +238,14 @@ pub fn preflight(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord)
     *response.status_mut() = StatusCode::NO_CONTENT;
     refuse_body(conn, inbound, false, response.headers_mut());
     response.headers_mut().insert(X_REQUEST_ID, record.request_id.to_value());
+    response
+}
+
+/// The answer to an OPTIONS request that may go no further: what the route takes.
+pub fn options(route: &Route, conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord) -> Response<ProxyBody> {
+    let mut response = preflight(conn, inbound, record);
+    let methods: Vec<&str> = route.endpoints.iter().map(|(method, _)| method.as_str()).collect();
+    insert(response.headers_mut(), ALLOW, &methods.join(", "));
     response
 }
 

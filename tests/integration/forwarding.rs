@@ -307,3 +307,16 @@ fn a_client_that_reads_slowly_holds_the_backend_back_and_nothing_is_lost() {
     let again = stand.get(&format!("/echo/x?bytes={bytes}")).bearer(&key).send();
     assert_eq!(whole.finalize(), blake3::hash(&again.body));
 }
+
+#[test]
+fn an_options_request_goes_as_far_as_it_may_and_no_further() {
+    let upstream = Scripted::answering("HTTP/1.1 204 No Content\r\n\r\n");
+    let stand = Stand::new().route("OPTIONS|GET /a", "access: public").upstream(upstream.address).start();
+    let last = stand.request("OPTIONS", "/a").header("Max-Forwards", "0").send().expect_status(204);
+    assert_eq!(last.expect_header("allow"), "OPTIONS, GET, HEAD");
+    assert!(upstream.requests().is_empty());
+    for (method, sent, seen) in [("OPTIONS", "3", "2"), ("OPTIONS", "x", "x"), ("GET", "0", "0")] {
+        stand.request(method, "/a").header("Max-Forwards", sent).send().expect_status(204);
+        assert_eq!(upstream.requests().last().unwrap().all("max-forwards"), [seen], "{method} {sent}");
+    }
+}

@@ -62,7 +62,7 @@ pub enum StartError {
     #[error("listen.public.tls: {0}")]
     Tls(#[from] TlsError),
     /// The admin listener.
-    #[error("cannot listen on {0} (listen.admin.address): {1}")]
+    #[error("cannot listen on {0}: {1}. Stop what listens there, or set another address in listen.admin.address")]
     Admin(SocketAddr, std::io::Error),
     /// The store.
     #[error(transparent)]

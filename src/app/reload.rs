@@ -8,7 +8,7 @@
 //! the snapshot it began with.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl Watch {
     fn run(mut self, woken: &Receiver<()>) {
         loop {
             match woken.recv_timeout(LOOK) {
-                Ok(()) => self.take(std::fs::read(&self.path)),
+                Ok(()) => self.take(read(&self.path)),
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -100,7 +100,11 @@ impl Watch {
     }
 
     fn look(&mut self) {
-        let read = std::fs::read(&self.path);
+        let read = read(&self.path);
+        if read.as_ref().is_err_and(is_out_of_descriptors) {
+            // Says nothing about the file.
+            return;
+        }
         if self.looks.are_settled(found(&read)) {
             self.take(read);
         }
@@ -155,6 +159,22 @@ impl Watch {
         self.shared.metrics.reloads.stale.set(1.0);
         tracing::error!(file = %self.path.display(), "configuration refused; what was in force stays in force");
     }
+}
+
+/// Never waits: whoever writes to a pipe may be long gone, and nothing would be taken up any more.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file, so no change of it can be seen",
+        ));
+    }
+    std::fs::read(path)
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let raw = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(raw, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 fn found(read: &io::Result<Vec<u8>>) -> Found {

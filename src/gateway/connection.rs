@@ -40,6 +40,7 @@ pub struct ConnInfo {
     /// For interim responses.
     pub aside: Aside,
     linger: AtomicBool,
+    reset: AtomicBool,
     draining: AtomicBool,
     waker: OnceLock<Waker>,
     /// What the gate on its octets refused, if it did: the last request of the connection.
@@ -99,6 +100,7 @@ impl ConnInfo {
             forwarded: OnceLock::new(),
             aside: Aside::default(),
             linger: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             waker: OnceLock::new(),
             refused: OnceLock::new(),
@@ -344,6 +346,16 @@ impl ConnInfo {
         let (phase, since) = self.phase();
         let quiet = self.stalled.load(Ordering::Relaxed) == 0 && self.gate.load(Ordering::Relaxed) == BETWEEN;
         (phase == Phase::Idle && quiet).then_some(since)
+    }
+
+    /// An answer breaks off that only the end of the connection ends: it must end as no whole one does.
+    pub fn reset(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::reset`].
+    pub fn must_reset(&self) -> bool {
+        self.reset.load(Ordering::Relaxed)
     }
 
     /// A refused request left a body unread: the connection must be closed slowly, or the client that is still sending gets a

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use hyper::body::Incoming;
 
 use super::connection::{ConnInfo, Phase};
@@ -47,6 +47,7 @@ pub struct RequestRecord {
     time: Timestamp,
     conn: Arc<ConnInfo>,
     method: Method,
+    version: Version,
     path: String,
     /// What a trusted proxy says of it.
     pub passed: Option<Passed>,
@@ -104,6 +105,7 @@ impl RequestRecord {
             time: shared.clock.wall(),
             conn: conn.clone(),
             method: head.method.clone(),
+            version: head.version,
             path,
             passed: conn.trusted.as_ref().map(|trusted| Passed::read(conn.peer, &head.headers, trusted)),
             request_id,
@@ -177,6 +179,13 @@ impl RequestRecord {
 
     fn was_answered(&self) -> bool {
         self.complete && !self.client_gone
+    }
+
+    /// The answer breaks off. In HTTP/1.0 its end is that of the connection, and a clean one would make it look whole.
+    pub fn breaks_off(&self) {
+        if self.version == Version::HTTP_10 {
+            self.conn.reset();
+        }
     }
 
     /// A HEAD request: its answer has no body to wait for.

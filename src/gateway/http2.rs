@@ -3,7 +3,7 @@
 //! Afterwards it looks like one of HTTP/1: a Host, one Cookie. So nothing behind has two cases, and what goes to an upstream
 //! that speaks HTTP/1 is what was decided about (RFC 9113 sections 8.2 and 8.3).
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
@@ -26,6 +26,10 @@ pub(super) fn normalize(head: &mut Parts, conn: &ConnInfo) -> Result<(), Rejecti
         || lengths.next().is_some()
     {
         return Err(Rejection::bad_request("More than one Content-Length, or no number"));
+    }
+    // What an expectation asks for is not passed on, so it must be one that is met here (RFC 9110 section 10.1.1).
+    if head.headers.get_all(EXPECT).iter().any(|expected| !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Rejection::ExpectationFailed);
     }
     if !head.headers.contains_key(HOST)
         && let Some(authority) = head.uri.authority()
@@ -84,6 +88,12 @@ mod tests {
         for lengths in [&[("content-length", "1"), ("content-length", "1")][..], &[("content-length", "+1")]] {
             assert!(normalized(lengths).is_err(), "{lengths:?}");
         }
+    }
+
+    #[test]
+    fn an_expectation_that_nobody_meets_is_refused() {
+        assert!(normalized(&[("expect", "100-Continue")]).is_ok());
+        assert_eq!(normalized(&[("expect", "x")]).map(drop), Err(Rejection::ExpectationFailed));
     }
 
     #[test]

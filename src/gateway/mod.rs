@@ -8,7 +8,7 @@ mod error;
 mod head;
 mod http2;
 mod inspect;
-mod lasting;
+pub(crate) mod lasting;
 mod management;
 pub mod respond;
 mod shared;
@@ -334,7 +334,7 @@ fn request_body(
         (None, Some(body)) => {
             let progress = record.progress.insert(Arc::default()).clone();
             let limit = head::body_limit(route, &config.limits);
-            RequestBody::stream(body, limit, config.timeouts.body_idle, progress)
+            RequestBody::stream(body, inbound.head.version, limit, config.timeouts.body_idle, progress)
         }
     }
 }

@@ -63,6 +63,13 @@ impl std::fmt::Debug for RecordedBody {
     }
 }
 
+impl RecordedBody {
+    /// When the key of an answer that lasts ends, for whoever cannot count on the body being asked.
+    pub(crate) fn revoked(&self) -> Option<Revoked> {
+        lasting::watch(self.record.as_ref().filter(|_| !self.is_end_stream())?, lasting::LASTS)
+    }
+}
+
 /// Hangs the record on the answer.
 pub fn attach(response: Response<ProxyBody>, mut record: Box<RequestRecord>) -> Response<RecordedBody> {
     record.status = response.extensions().get::<Told>().map_or(response.status(), |told| told.0).as_u16();
@@ -102,6 +109,7 @@ impl Body for RecordedBody {
             && let Poll::Ready(ended) = revoked.as_mut().poll(cx)
         {
             // The connection breaks, as below; nobody looks at the error.
+            record.breaks_off();
             record.status = record.ended(ended).status;
             record.complete = true;
             *this = Self { body: ProxyBody::Own(Bytes::new()), record: this.record.take(), revoked: None };
@@ -111,6 +119,7 @@ impl Body for RecordedBody {
             Poll::Ready(Some(Ok(frame))) => record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
             // Past the head no other answer can be given: the connection breaks, and the log says who broke it.
             Poll::Ready(Some(Err(_))) => {
+                record.breaks_off();
                 record.status = StatusCode::BAD_GATEWAY.as_u16();
                 record.code = Some("upstream_broke_off");
                 record.complete = true;

@@ -31,7 +31,7 @@ const SET_FOR_CLIENT: usize = 6;
 const HOP_BY_HOP: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// Fields by which a client could pass itself off as somebody else or as another request, or that are meant for us alone.
-const FORGEABLE: [&str; 10] = [
+const FORGEABLE: [&str; 11] = [
     "forwarded",
     "x-real-ip",
     "x-http-method-override",
@@ -41,6 +41,8 @@ const FORGEABLE: [&str; 10] = [
     "x-rewrite-url",
     "x-request-id",
     "proxy-authorization",
+    // A CGI-like backend takes it for the variable HTTP_PROXY.
+    "proxy",
     "http2-settings",
 ];
 /// Families of fields that only the gateway sets.
@@ -174,7 +176,9 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
             .iter()
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
             .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-            .filter(|name| *name != CONTENT_LENGTH && *name != HOST)
+            .filter(|name| *name != CONTENT_LENGTH && *name != HOST && *name != FORWARDED)
+            // Believed of a trusted proxy, so no client behind it may take them away (CVE-2022-31813).
+            .filter(|name| !is_of(&FORWARDING, name.as_str()))
             .collect();
         for name in named {
             headers.remove(name);
@@ -334,6 +338,7 @@ mod tests {
             ("x-rewrite-url", "/forged"),
             ("x-request-id", "forged"),
             ("proxy-authorization", "forged"),
+            ("proxy", "forged"),
             ("content_length", "forged"),
             ("transfer_encoding", "forged"),
             ("authorization_", "kept"),

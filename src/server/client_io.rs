@@ -72,6 +72,14 @@ impl ClientIo {
     }
 }
 
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        if self.conn.must_reset() {
+            self.stream.reset();
+        }
+    }
+}
+
 /// The reading half: here the octets are to be seen where they were read, and what may not pass is taken back.
 struct Sifted<'a>(&'a mut ClientIo);
 

@@ -2,12 +2,12 @@
 //!
 //! hyper asks a body for more only when the client has room for it. Of a client that never makes any, nobody else would hear: its
 //! stream would hold the upstream's connection for ever. So a body notes what was asked of it and handed out ([`Pace`]), and the
-//! task of its stream looks at that while it waits. Knows no request.
+//! task of its stream looks at that while it waits; and at whether the key of the answer is still good. Knows no request.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::time::{Instant, sleep};
 
+use crate::gateway::lasting::Revoked;
 use crate::gateway::respond::RecordedBody;
 use crate::upstream::BodyError;
 
@@ -25,10 +26,12 @@ tokio::task_local! {
 
 /// How far the client has taken an answer: 0 while nothing waits for it, else a number that is another one for each part. One
 /// task writes and reads.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Pace {
     waiting: AtomicU64,
     parts: AtomicU64,
+    /// When the key of the answer ends; looked at only here, for the body that looks itself is not asked meanwhile.
+    revoked: Mutex<Option<Revoked>>,
 }
 
 impl Pace {
@@ -37,6 +40,15 @@ impl Pace {
         let part = self.parts.load(Ordering::Relaxed) + 1;
         self.parts.store(part, Ordering::Relaxed);
         self.waiting.store(if ready { part } else { 0 }, Ordering::Relaxed);
+    }
+}
+
+impl Pace {
+    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.revoked.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(revoked) => revoked.as_mut().poll(cx).map(drop),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -54,7 +66,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-/// Runs a stream to its end; or drops it, which resets it, when its client has taken nothing for `idle`.
+/// Runs a stream to its end; or drops it, which resets it, when its client has taken nothing for `idle`, or takes nothing and its key
+/// has ended.
 async fn until_stalled(stream: impl Future<Output = ()>, pace: Arc<Pace>, idle: Duration) {
     let mut stream = pin!(stream);
     let mut timer = None;
@@ -72,7 +85,7 @@ async fn until_stalled(stream: impl Future<Output = ()>, pace: Arc<Pace>, idle: 
         if now != before {
             timer.as_mut().reset(Instant::now() + idle);
         }
-        timer.as_mut().poll(cx)
+        if timer.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { pace.poll_revoked(cx) }
     })
     .await;
 }
@@ -89,6 +102,7 @@ impl Paced {
         let pace = PACE.try_with(Arc::clone).unwrap_or_default();
         // Its head waits to be taken, too: a client may give a stream no room at all.
         pace.asked(true);
+        *pace.revoked.lock().unwrap_or_else(PoisonError::into_inner) = body.revoked();
         Self { body, pace }
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -136,6 +136,7 @@ pub enum RequestBody {
 #[derive(Debug)]
 pub struct Streamed {
     incoming: Incoming,
+    version: Version,
     left: u64,
     idle: IdleTimer,
     progress: Arc<Progress>,
@@ -145,10 +146,16 @@ pub struct Streamed {
 
 impl RequestBody {
     /// Streams `incoming`; at most `limit` bytes, at most `idle` between two of them.
-    pub fn stream(incoming: Incoming, limit: Option<u64>, idle: Duration, progress: Arc<Progress>) -> Self {
+    pub fn stream(
+        incoming: Incoming,
+        version: Version,
+        limit: Option<u64>,
+        idle: Duration,
+        progress: Arc<Progress>,
+    ) -> Self {
         progress.unread.store(true, Ordering::Relaxed);
         let (left, idle) = (limit.unwrap_or(u64::MAX), IdleTimer::new(idle));
-        Self::Streamed(Streamed { incoming, left, idle, progress, ours: None })
+        Self::Streamed(Streamed { incoming, version, left, idle, progress, ours: None })
     }
 
     /// No trailer passes that has the name of one of these.
@@ -178,6 +185,9 @@ impl Streamed {
             }
         };
         self.idle.rest();
+        if frame.is_none() && is_cut_short(&self.incoming, self.version) {
+            return Poll::Ready(Some(Err(self.fail(BodyError::Gone))));
+        }
         let is_last = match &frame {
             None => true,
             Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
@@ -247,10 +257,16 @@ impl Body for RequestBody {
     }
 }
 
+/// Whether a body that has come to its end was given up before it: hyper takes a reset without an error for the end of a stream.
+fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
+    version == Version::HTTP_2 && !incoming.is_end_stream()
+}
+
 /// A body on its way to the client, holding the upstream connection until its end.
 #[derive(Debug)]
 pub struct UpstreamBody {
     incoming: Incoming,
+    version: Version,
     /// What had come with the head.
     first: Option<First>,
     idle: IdleTimer,
@@ -281,6 +297,7 @@ impl UpstreamBody {
     /// An error when it has broken already: hyper would close on the client without sending even the head.
     pub(super) fn new(
         mut incoming: Incoming,
+        version: Version,
         idle: Duration,
         lease: Lease,
         progress: Option<Arc<Progress>>,
@@ -293,7 +310,7 @@ impl UpstreamBody {
         {
             first = First::of(frame.map_err(|_| BodyError::Broken)?);
         }
-        let mut body = Self { incoming, first, idle: IdleTimer::new(idle), lease: Some(lease), progress };
+        let mut body = Self { incoming, version, first, idle: IdleTimer::new(idle), lease: Some(lease), progress };
         if body.is_end_stream() {
             body.give_back();
         }
@@ -302,7 +319,8 @@ impl UpstreamBody {
 
     /// Of a 101: its connection speaks HTTP no more, so it is never given back.
     pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
-        Self { incoming, first: None, idle: IdleTimer::new(Duration::MAX), lease: Some(lease), progress: None }
+        let (version, idle) = (Version::HTTP_11, IdleTimer::new(Duration::MAX));
+        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None }
     }
 
     /// The connection, for whoever takes it over.
@@ -348,6 +366,10 @@ impl Body for UpstreamBody {
         };
         this.idle.rest();
         Poll::Ready(match frame {
+            None if is_cut_short(&this.incoming, this.version) => {
+                this.break_off();
+                Some(Err(BodyError::Broken))
+            }
             None => {
                 this.give_back();
                 None

@@ -162,10 +162,13 @@ impl Cluster {
     /// Addresses of endpoints that are still there, with everything that hangs on them.
     fn take_over(self: &Arc<Self>, earlier: &Self) {
         let mut taken = Vec::new();
+        // A verdict holds as long as what passed it: without a check, or with another one, nobody could take it back.
+        let checked_alike = self.config.health_check == earlier.config.health_check;
         for Member { endpoint, ejected, failed_probes } in &*earlier.members() {
+            let failed_probes = if checked_alike { *failed_probes } else { 0 };
             if self.endpoints().any(|ours| is_same(ours, &endpoint.peer.endpoint)) {
                 endpoint.peer.belongs_to(Arc::downgrade(self));
-                taken.push(Member { endpoint: endpoint.clone(), ejected: *ejected, failed_probes: *failed_probes });
+                taken.push(Member { endpoint: endpoint.clone(), ejected: *ejected, failed_probes });
             }
         }
         for endpoint in self.endpoints() {

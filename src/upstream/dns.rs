@@ -65,7 +65,7 @@ async fn refresh(cluster: &Arc<Cluster>) -> bool {
                 all = false;
                 cluster.metrics.health.dns_failures.increment(1);
                 let error = nothing.err().map_or_else(|| "no address".to_owned(), |error| error.to_string());
-                tracing::warn!(upstream = %cluster.config.name, endpoint = %endpoint.authority, error, "not found; known addresses stay");
+                tracing::warn!(upstream = %cluster.config.name, endpoint = %endpoint.authority, error, "not found; addresses known before stay");
             }
         }
     }

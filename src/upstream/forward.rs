@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -214,15 +216,15 @@ impl Upstreams {
                     lease.under_way = under_way.take();
                     return Ok(response.map(|incoming| UpstreamBody::switching(incoming, lease)));
                 }
-                // An interim response as the final one: we asked for no upgrade. The connection is not reused.
-                Ok(response) if response.status().is_informational() => {
+                // The connection is not reused.
+                Ok(response) if !is_final(&response) => {
                     return failed(UpstreamError::Malformed, Failure::Final, None);
                 }
                 Ok(response) => {
                     lease.under_way = under_way.take();
                     let (idle, progress) = (sending.limits.idle, sending.progress.cloned());
                     let (head, incoming) = response.into_parts();
-                    return match UpstreamBody::new(incoming, idle, lease, progress) {
+                    return match UpstreamBody::new(incoming, head.version, idle, lease, progress) {
                         Ok(body) => Ok(Response::from_parts(head, body)),
                         Err(_) => failed(UpstreamError::Malformed, Failure::Final, None),
                     };
@@ -339,6 +341,14 @@ async fn open(pool: &Arc<Pool>, cluster: &Cluster) -> Result<Lease, UpstreamErro
     })?;
     cluster.metrics.connects.increment(1);
     Ok(pool.lease(connected))
+}
+
+/// Whether it is what a final answer may be: none that asks to leave HTTP, which we did not ask for, none of an unknown class
+/// (RFC 9110 section 15), and with 204 nothing else. Of HTTP/1 the gate has judged the rest.
+fn is_final(response: &Response<Incoming>) -> bool {
+    let status = response.status();
+    let is_empty = status != StatusCode::NO_CONTENT || response.body().is_end_stream();
+    (200..600).contains(&status.as_u16()) && is_empty
 }
 
 /// Waits for the head; the clock starts over as long as the request's body still moves.

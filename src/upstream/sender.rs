@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use http::header::UPGRADE;
-use http::{Request, Response};
+use http::header::{HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
@@ -105,10 +106,16 @@ impl Sender {
     /// Sends a request and waits for the head of its answer.
     pub(super) fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, Lost>> + use<> {
         let waiting = match self {
             Self::Http1(http1) => {
+                if matches!(*request.method(), Method::GET | Method::HEAD)
+                    && request.body().size_hint().exact().is_none()
+                {
+                    // hyper sends no body of unknown length with these methods unless it is told how.
+                    request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
                 http1.heard.reset();
                 http1.interims.begin();
                 http1.exchange.begin(request.method(), request.headers().contains_key(UPGRADE));

@@ -320,3 +320,29 @@ fn an_options_request_goes_as_far_as_it_may_and_no_further() {
         assert_eq!(upstream.requests().last().unwrap().all("max-forwards"), [seen], "{method} {sent}");
     }
 }
+
+#[test]
+fn the_body_of_a_get_in_chunks_goes_on() {
+    let upstream = Scripted::answering("HTTP/1.1 204 No Content\r\n\r\n");
+    let (stand, key) = before(&upstream);
+    let mut connection = stand.connect();
+    let head = format!("GET /echo/x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n", key.secret);
+    connection.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"));
+    assert_eq!(connection.response("GET").status(), 204);
+    assert_eq!(upstream.requests()[0].body, b"5\r\nhello\r\n0\r\n\r\n");
+}
+
+#[test]
+fn an_answer_that_breaks_off_ends_with_a_reset_for_a_client_of_http_1_0() {
+    let upstream = Scripted::start(|wire| {
+        if wire.request().is_some() {
+            wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let mut connection = stand.connect();
+    connection.send(format!("GET /echo/x HTTP/1.0\r\nHost: a\r\nAuthorization: Bearer {}\r\n\r\n", key.secret));
+    connection.head();
+    assert!(connection.ends_with_a_reset());
+}

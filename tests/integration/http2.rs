@@ -130,3 +130,48 @@ fn a_client_that_makes_no_room_for_an_answer_loses_its_stream_and_frees_the_back
     let last = std::iter::from_fn(|| client.next()).find(|frame| frame.kind == http2::RST_STREAM);
     assert_eq!(last.map(|frame| frame.stream), Some(stream));
 }
+
+#[test]
+fn an_answer_that_its_client_makes_no_room_for_ends_with_its_key() {
+    let (freed, wait) = std::sync::mpsc::channel();
+    let freed = std::sync::Mutex::new(freed);
+    let upstream = Scripted::start(move |wire| {
+        if wire.request().is_some() {
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n");
+            wire.send(vec![b'x'; 50_000_000]);
+            freed.lock().unwrap().send(()).unwrap();
+        }
+    });
+    let stand = Stand::new().upstream(upstream.address).start();
+    let key = stand.key().create();
+    let bearer = format!("Bearer {}", key.secret);
+    let mut client = Http2::open(stand.gateway.public);
+    let mut fields = http2::get("/echo/x");
+    fields.push(("authorization", &bearer));
+    client.start(&fields, true);
+    eventually("the request at the upstream", SOON, || !upstream.requests().is_empty());
+    stand.cli(&["keys", "delete", &key.id]).expect_success();
+    wait.recv_timeout(SOON).expect("the backend is free");
+}
+
+#[test]
+fn an_upload_that_is_given_up_without_an_error_is_not_forwarded_as_a_whole_one() {
+    let (ended, wait) = std::sync::mpsc::channel();
+    let ended = std::sync::Mutex::new(ended);
+    let upstream = Scripted::start(move |wire| {
+        // None: the connection ended before the body did.
+        let whole = wire.request().is_some();
+        ended.lock().unwrap().send(whole).unwrap();
+    });
+    let stand = Stand::new().upstream(upstream.address).start();
+    let key = stand.key().create();
+    let bearer = format!("Bearer {}", key.secret);
+    let mut client = Http2::open(stand.gateway.public);
+    let mut fields = http2::request("POST", "/echo/x");
+    fields.push(("authorization", &bearer));
+    let stream = client.start(&fields, false);
+    client.data(stream, b"half", false);
+    eventually("the connection to the upstream", SOON, || upstream.connections() == 1);
+    client.frame(http2::RST_STREAM, 0, stream, &0_u32.to_be_bytes());
+    assert!(!wait.recv_timeout(SOON).expect("the backend is free"));
+}

@@ -286,3 +286,15 @@ fn timeouts_of_open_connections_follow_the_new_file() {
     edit(&stand, "keepalive: 5m", "keepalive: 200ms");
     assert!(connection.is_closed_by_server());
 }
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_does_not_end_the_looking() {
+    let stand = layout().start();
+    let text = std::fs::read_to_string(stand.config()).unwrap();
+    std::fs::remove_file(stand.config()).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(stand.config()).status().unwrap().success());
+    eventually("it is refused", SOON, || is_stale(&stand.gateway));
+    std::fs::remove_file(stand.config()).unwrap();
+    std::fs::write(stand.config(), text).unwrap();
+    eventually("the file is in force", SOON, || !is_stale(&stand.gateway));
+}

@@ -113,3 +113,13 @@ fn an_event_says_from_where_the_client_came_and_not_which_proxy_passed_it_on() {
     let events = from(stand.get(&format!("/api/v1/api-keys/{}/events", made["id"].as_str().unwrap()))).send();
     assert!(events.text().contains("192.0.2.1") && !events.text().contains("10.0.0.2"), "{}", events.text());
 }
+
+#[test]
+fn a_client_cannot_have_the_word_of_its_proxy_removed() {
+    let stand = behind_a_proxy();
+    let named = "close, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Forwarded";
+    let said = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Proto", "https"), ("Connection", named)];
+    let answer = ask(&stand, &said);
+    assert_eq!(answer.echoed_once("x-forwarded-for"), "192.0.2.1, 127.0.0.1");
+    assert_eq!(answer.echoed_once("x-forwarded-proto"), "https");
+}

@@ -183,3 +183,34 @@ fn a_server_that_does_not_speak_http2_is_a_502() {
     let (stand, key) = before(&upstream);
     stand.get("/echo/x").bearer(&key).send().expect_refusal(502, "upstream_unreachable");
 }
+
+#[test]
+fn an_answer_that_is_given_up_without_an_error_is_not_taken_for_a_whole_one() {
+    let upstream = Scripted::start(|wire| {
+        let Some(mut peer) = Http2Wire::accept(wire, &[]) else { return };
+        while let Some((stream, _)) = peer.request() {
+            peer.send(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")]));
+            peer.send(DATA, 0, stream, b"abc");
+            std::thread::sleep(Duration::from_millis(50));
+            peer.send(RST_STREAM, 0, stream, &0_u32.to_be_bytes());
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let response = stand.get("/echo/x").bearer(&key).send();
+    assert!(!response.complete, "{response:?}");
+}
+
+#[test]
+fn what_no_final_answer_may_be_is_502() {
+    let upstream = Scripted::start(|wire| {
+        let Some(mut peer) = Http2Wire::accept(wire, &[]) else { return };
+        while let Some((stream, request)) = peer.request() {
+            let status = request.field(":path").unwrap().rsplit('/').next().unwrap().to_owned();
+            peer.answer(stream, &[(":status", &status)], b"body");
+        }
+    });
+    let (stand, key) = before(&upstream);
+    for status in ["600", "999", "204"] {
+        stand.get(&format!("/echo/{status}")).bearer(&key).send().expect_refusal(502, "upstream_unreachable");
+    }
+}

@@ -225,6 +225,14 @@ fn an_endpoint_that_says_it_is_not_well_gets_no_requests_until_it_says_it_is() {
     assert_eq!(check.all("x-proof"), ["secret"]);
     assert!(stand.gateway.metric("gateway_upstream_probe_failures_total", "") >= Some(2.0));
     assert_eq!(stand.usage(&key)["total_requests"], 0, "checks are nobody's requests");
+
+    // Without checks nobody could take the verdict back.
+    first.store(false, Ordering::Release);
+    eventually("it is out again", SOON, || usable(&stand) == Some(1.0));
+    let text = std::fs::read_to_string(stand.config()).unwrap();
+    std::fs::write(stand.config(), text.replace("health_check: { path: \"/healthz?full\", interval: 100ms }, ", ""))
+        .unwrap();
+    eventually("it is back without checks", SOON, || usable(&stand) == Some(2.0));
     assert!(!stand.gateway.process.stdout().contains("healthz"));
 }
 

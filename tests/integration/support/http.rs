@@ -215,6 +215,17 @@ impl Connection {
         silent
     }
 
+    /// Whether the connection ends with a reset, whatever comes before.
+    pub(crate) fn ends_with_a_reset(&mut self) -> bool {
+        loop {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Reads once; false at the end.
     fn fill(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 64 * 1024];

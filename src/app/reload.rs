@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::config::diagnostic::{ConfigError, Diagnostic};
 use crate::config::model::Config;
 use crate::config::reload::{Reload, plan};
@@ -173,8 +175,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let raw = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    matches!(raw, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 fn found(read: &io::Result<Vec<u8>>) -> Found {

@@ -364,6 +364,12 @@ impl GatewayError {
                 "Upstream busy",
                 "The backend has as many requests as it may have at a time. Try again shortly.",
             ),
+            Self::Upstream(UpstreamError::OutOfDescriptors) => own(
+                503,
+                "overloaded",
+                "Gateway overloaded",
+                "No descriptor is left for a connection to the backend. Try again shortly.",
+            ),
             Self::Upstream(UpstreamError::Unreachable) => {
                 own(502, "upstream_unreachable", "Upstream unreachable", "No connection to the backend.")
             }
@@ -407,7 +413,7 @@ impl GatewayError {
         match self {
             Self::StoreUnavailable
             | Self::Overloaded
-            | Self::Upstream(UpstreamError::Busy)
+            | Self::Upstream(UpstreamError::Busy | UpstreamError::OutOfDescriptors)
             | Self::Rejected(Rejection::TooManyConcurrent(..)) => Some(1),
             Self::Problem(problem) if problem.status == 503 => Some(1),
             _ => None,

@@ -4,6 +4,7 @@
 //! templates, upstream names, codes of the contract. Never a key, a path or a value that a client made.
 
 pub mod access_log;
+mod catalogue;
 pub mod names;
 pub mod redact;
 pub mod trace;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -37,7 +38,10 @@ pub(super) async fn connect(
     let connected = timeout(upstream.connect_timeout, async {
         let stream = TcpStream::connect(address).await.map_err(|error| {
             tracing::debug!(upstream = %upstream.name, %address, %error, "no connection");
-            UpstreamError::Unreachable
+            match Errno::from_io_error(&error) {
+                Some(Errno::MFILE | Errno::NFILE) => UpstreamError::OutOfDescriptors,
+                _ => UpstreamError::Unreachable,
+            }
         })?;
         let _ = stream.set_nodelay(true);
         let socket = match endpoint.encrypted {

@@ -195,7 +195,7 @@ impl Upstreams {
             request.headers_mut().insert(HOST, pool.peer().host.clone());
         }
         let failed = |error, failure, unsent| {
-            if !matches!(error, UpstreamError::RequestBody(_)) {
+            if !matches!(error, UpstreamError::RequestBody(_) | UpstreamError::OutOfDescriptors) {
                 pool.peer().failed();
             }
             Err(Box::new(Failed { error, failure, unsent, address: pool.peer().address }))

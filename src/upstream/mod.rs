@@ -40,6 +40,9 @@ pub enum UpstreamError {
     /// `max_requests` are in flight. Nothing was sent.
     #[error("the upstream has as many requests as it may have")]
     Busy,
+    /// This process has no descriptor left for a connection. Says nothing about the upstream.
+    #[error("no descriptor is left for a connection to the upstream")]
+    OutOfDescriptors,
     /// No connection: refused, unresolvable, timed out. Nothing was sent.
     #[error("no connection to the upstream")]
     Unreachable,

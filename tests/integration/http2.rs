@@ -107,8 +107,8 @@ fn the_octets_of_a_preface_may_come_one_by_one_and_a_method_that_begins_like_it_
     }
 }
 
-#[test]
-fn a_client_that_makes_no_room_for_an_answer_loses_its_stream_and_frees_the_backend() {
+/// Its sending ends, and is told of, when its connection does.
+fn answering_more_than_fits() -> (Scripted, std::sync::mpsc::Receiver<()>) {
     let (freed, wait) = std::sync::mpsc::channel();
     let freed = std::sync::Mutex::new(freed);
     let upstream = Scripted::start(move |wire| {
@@ -118,6 +118,12 @@ fn a_client_that_makes_no_room_for_an_answer_loses_its_stream_and_frees_the_back
             freed.lock().unwrap().send(()).unwrap();
         }
     });
+    (upstream, wait)
+}
+
+#[test]
+fn a_client_that_makes_no_room_for_an_answer_loses_its_stream_and_frees_the_backend() {
+    let (upstream, freed) = answering_more_than_fits();
     let stand = Stand::new().section("timeouts: { idle: 300ms }").upstream(upstream.address).start();
     let key = stand.key().create();
     let bearer = format!("Bearer {}", key.secret);
@@ -125,23 +131,14 @@ fn a_client_that_makes_no_room_for_an_answer_loses_its_stream_and_frees_the_back
     let mut fields = http2::get("/echo/x");
     fields.push(("authorization", &bearer));
     let stream = client.start(&fields, true);
-    // The sending of a backend ends when its connection does.
-    wait.recv_timeout(SOON).expect("the backend is free");
+    freed.recv_timeout(SOON).expect("the backend is free");
     let last = std::iter::from_fn(|| client.next()).find(|frame| frame.kind == http2::RST_STREAM);
     assert_eq!(last.map(|frame| frame.stream), Some(stream));
 }
 
 #[test]
 fn an_answer_that_its_client_makes_no_room_for_ends_with_its_key() {
-    let (freed, wait) = std::sync::mpsc::channel();
-    let freed = std::sync::Mutex::new(freed);
-    let upstream = Scripted::start(move |wire| {
-        if wire.request().is_some() {
-            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n");
-            wire.send(vec![b'x'; 50_000_000]);
-            freed.lock().unwrap().send(()).unwrap();
-        }
-    });
+    let (upstream, freed) = answering_more_than_fits();
     let stand = Stand::new().upstream(upstream.address).start();
     let key = stand.key().create();
     let bearer = format!("Bearer {}", key.secret);
@@ -151,7 +148,7 @@ fn an_answer_that_its_client_makes_no_room_for_ends_with_its_key() {
     client.start(&fields, true);
     eventually("the request at the upstream", SOON, || !upstream.requests().is_empty());
     stand.cli(&["keys", "delete", &key.id]).expect_success();
-    wait.recv_timeout(SOON).expect("the backend is free");
+    freed.recv_timeout(SOON).expect("the backend is free");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::UpstreamError;
 use super::gather::UpstreamIo;
 use super::heard::Heard;
 use super::http2::{self, NewConnection};
-use super::interim::{Interims, Overheard};
+use super::interim::Interims;
 use super::sender::Http1;
 use super::socket::Socket;
 use super::tls::UpstreamConnector;
@@ -58,12 +58,9 @@ pub(super) async fn connect(
 
 async fn speak_http1(socket: Socket) -> Result<Http1, UpstreamError> {
     let (exchange, heard, interims) = (Arc::<Exchange>::default(), Heard::default(), Interims::default());
-    let io = UpstreamIo::new(socket, exchange.clone(), heard.clone());
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .handshake(Overheard::new(io, &interims))
-        .await
-        .map_err(|_| UpstreamError::Unreachable)?;
+    let io = UpstreamIo::new(socket, exchange.clone(), heard.clone(), interims.clone());
+    let (sender, connection) =
+        http1::Builder::new().max_buf_size(MAX_HEAD).handshake(io).await.map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
     let task = tokio::spawn(connection.with_upgrades()).abort_handle();
     Ok(Http1 { sender, task, heard, interims, exchange })

@@ -167,9 +167,8 @@ impl Upstreams {
         for _ in 0..target.cluster.config.retries.attempts {
             tried.push(failed.address);
             let request = failed.unsent.take().or_else(|| copy.as_ref().and_then(duplicate));
-            let Some(request) = request.filter(|_| retry::may_follow(failed.failure, &sending.method, true)) else {
-                break;
-            };
+            let may_follow = retry::may_follow(failed.failure, &sending.method, request.is_some());
+            let Some(request) = request.filter(|_| may_follow) else { break };
             let picked = target.cluster.selection().pick_other(&tried, self.worker, || target.random());
             let Some((pool, under_way)) = picked.filter(|_| target.may_retry()) else { break };
             target.cluster.metrics.health.retries.increment(1);

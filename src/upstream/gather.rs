@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::heard::Heard;
+use super::interim::Interims;
 use super::socket::Socket;
 use crate::wire::http1::{Answers, Exchange, Gate};
 
@@ -44,12 +45,14 @@ pub(super) struct UpstreamIo {
     gate: Gate<Answers>,
     exchange: Arc<Exchange>,
     heard: Heard,
+    interims: Interims,
 }
 
 impl UpstreamIo {
-    /// Around a new connection; `exchange` is told of each request before it is written, `heard` of what comes.
-    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard) -> Self {
-        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange, heard }
+    /// Around a new connection; `exchange` is told of each request before it is written, `heard` of what comes, `interims` of what
+    /// passes.
+    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard, interims: Interims) -> Self {
+        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange, heard, interims }
     }
 
     fn socket(&mut self) -> TokioIo<&mut Socket> {
@@ -62,15 +65,15 @@ struct Sifted<'a>(&'a mut UpstreamIo);
 
 impl AsyncRead for Sifted<'_> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let UpstreamIo { stream, gate, heard, .. } = &mut *self.get_mut().0;
+        let UpstreamIo { stream, gate, heard, interims, .. } = &mut *self.get_mut().0;
+        let before = buf.filled().len();
         loop {
             if gate.hand_over(|ready| put(ready, buf)) {
-                return Poll::Ready(Ok(()));
+                break;
             }
             if gate.is_shut() {
                 return Poll::Ready(Err(std::io::ErrorKind::InvalidData.into()));
             }
-            let before = buf.filled().len();
             ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
             heard.note();
             let fresh = &buf.filled()[before..];
@@ -83,9 +86,11 @@ impl AsyncRead for Sifted<'_> {
                 tracing::debug!(?fault, "an answer was refused");
             }
             if passed > 0 {
-                return Poll::Ready(Ok(()));
+                break;
             }
         }
+        interims.hear(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,20 +1,16 @@
 //! Interim responses (RFC 9110 section 15.2): found among what an upstream sends, and said to a client before the final answer.
 //!
 //! hyper skips them on one side and has no words for them on the other; its call-back costs every request four allocations, for
-//! what one in a million has. So the octets are looked at where they are read: one comparison for the usual answer. How many may come the gate below has
-//! judged ([`crate::wire::http1`]). A 100 is not
-//! passed on, because the gateway has answered the client's expectation itself, and a 101 is final.
+//! what one in a million has. So the octets are looked at where the socket hands them on ([`super::gather`]): one comparison for the
+//! usual answer. How many may come the gate there has judged. A 100 is not passed on, because the gateway has answered the
+//! client's expectation itself, and a 101 is final.
 
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
-use std::{future::poll_fn, io, io::IoSlice};
+use std::task::{Poll, Waker};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::policy::headers::for_interim;
 
@@ -102,7 +98,7 @@ impl Interims {
     }
 
     /// Octets that were read, before anybody acts on them.
-    fn hear(&self, octets: &[u8]) {
+    pub(super) fn hear(&self, octets: &[u8]) {
         match self.0.place.load(Ordering::Relaxed) {
             FINAL => {}
             HEAD if octets.len() >= START.len() && !octets.starts_with(START) => {
@@ -195,62 +191,6 @@ fn written(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     }
     head.extend(b"\r\n");
     head
-}
-
-/// A connection to an upstream that is listened to.
-pub(super) struct Overheard<T> {
-    io: T,
-    interims: Interims,
-}
-
-impl<T> Overheard<T> {
-    pub(super) fn new(io: T, interims: &Interims) -> Self {
-        Self { io, interims: interims.clone() }
-    }
-}
-
-/// Its reading half as tokio has it: there what was read is to be seen.
-struct Reading<'a, T>(&'a mut Overheard<T>);
-
-impl<T: Read + Unpin> AsyncRead for Reading<'_, T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut TokioIo::new(&mut self.0.io)).poll_read(cx, buf))?;
-        self.0.interims.hear(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: Read + Unpin> Read for Overheard<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut TokioIo::new(Reading(&mut self))).poll_read(cx, buf)
-    }
-}
-
-impl<T: Write + Unpin> Write for Overheard<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

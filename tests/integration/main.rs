@@ -52,6 +52,7 @@ mod redis_usage;
 mod reload;
 mod resources;
 mod retries;
+mod revoked_tunnels;
 mod rewriting;
 mod secrets;
 #[path = "../support/mod.rs"]

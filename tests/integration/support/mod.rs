@@ -23,6 +23,7 @@ mod request;
 mod stand;
 mod tally;
 mod transport;
+pub(crate) mod websocket;
 
 pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};

@@ -101,7 +101,7 @@ fn flood(address: SocketAddr, clients: usize) -> (usize, Vec<Connection>) {
 fn with_few_descriptors_a_thousand_clients_take_nothing_from_those_who_were_there() {
     let stand = Stand::new().start();
     let key = stand.key().scope("models:read").create();
-    let gateway = stand.gateway_with_files(256);
+    let gateway = stand.gateway_limited("--nofile=256");
     assert!(gateway.process.stderr().contains("limits.connections is 20000"), "{}", gateway.process.stderr());
     let load = Load::on(&[&gateway]).keys([&key]).connections(20).rate(200.0).start();
     eventually("all connections of the load are there", SOON, || load.begun() > 100);

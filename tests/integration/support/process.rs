@@ -41,11 +41,11 @@ impl Process {
         Self::spawn(name, folder, command(arguments).envs(variables.iter().copied()))
     }
 
-    /// The same, but it may open only so many files.
-    pub(crate) fn start_with_files(name: &str, folder: &Path, arguments: &[&str], files: u32) -> Self {
+    /// The same, within a limit of prlimit(1).
+    pub(crate) fn start_limited(name: &str, folder: &Path, arguments: &[&str], limit: &str) -> Self {
         let whole = command(arguments);
         let mut limited = Command::new("prlimit");
-        limited.arg(format!("--nofile={files}:{files}")).arg(whole.get_program()).args(whole.get_args());
+        limited.arg(limit).arg(whole.get_program()).args(whole.get_args());
         Self::spawn(name, folder, limited.stdin(Stdio::null()).env_remove("SEEME_GATEWAY_CONFIG"))
     }
 
@@ -76,7 +76,7 @@ impl Process {
     }
 
     /// A line of its memory in /proc/PID/status, in KiB.
-    pub(crate) fn memory(&self, name: &str) -> u64 {
+    fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()

@@ -236,11 +236,11 @@ impl Stand {
         Gateway::start(&name, self.folder.path(), &self.config)
     }
 
-    /// Another gateway process, which may open only so many files.
-    pub(crate) fn gateway_with_files(&self, files: u32) -> Gateway {
+    /// Another gateway process, within a limit of prlimit(1): `--nofile=256`.
+    pub(crate) fn gateway_limited(&self, limit: &str) -> Gateway {
         let name = format!("gateway-{}", self.gateways.fetch_add(1, Ordering::Relaxed));
         let arguments = ["run", "-c", self.config.to_str().unwrap()];
-        Gateway::serving(Process::start_with_files(&name, self.folder.path(), &arguments, files))
+        Gateway::serving(Process::start_limited(&name, self.folder.path(), &arguments, limit))
     }
 
     /// Another gateway process whose file differs in one text, in a folder of its own.

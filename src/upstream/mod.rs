@@ -21,6 +21,7 @@ mod peer;
 mod pool;
 mod rewriting;
 mod sender;
+mod sent;
 mod socket;
 mod tls;
 mod upgrade;

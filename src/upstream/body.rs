@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::fields::Fields;
+use super::kept::{Again, Kept};
 use super::pool::Lease;
 use crate::policy::headers::{self, filter_trailers};
 
@@ -142,6 +143,8 @@ pub struct Streamed {
     progress: Arc<Progress>,
     /// What the upstream gets from us, and so from no trailer.
     ours: Option<Arc<Fields>>,
+    /// Where it may have to go out again.
+    kept: Option<Kept>,
 }
 
 impl RequestBody {
@@ -155,7 +158,7 @@ impl RequestBody {
     ) -> Self {
         progress.unread.store(true, Ordering::Relaxed);
         let (left, idle) = (limit.unwrap_or(u64::MAX), IdleTimer::new(idle));
-        Self::Streamed(Box::new(Streamed { incoming, version, left, idle, progress, ours: None }))
+        Self::Streamed(Box::new(Streamed { incoming, version, left, idle, progress, ours: None, kept: None }))
     }
 
     /// No trailer passes that has the name of one of these.
@@ -165,7 +168,16 @@ impl RequestBody {
         }
     }
 
-    /// The same once more, unless it streams: what was read from the client is not kept.
+    /// What will be there of it, should it have to go out again.
+    pub(super) fn keep(&mut self) -> Again {
+        match self {
+            Self::Streamed(streamed) => Again::Kept(streamed.kept.insert(Kept::default()).clone()),
+            Self::Held(bytes) => Again::Whole(Self::Held(bytes.clone())),
+            Self::Empty => Again::Whole(Self::Empty),
+        }
+    }
+
+    /// The same once more, unless it streams.
     pub(super) fn again(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
@@ -193,8 +205,16 @@ impl Streamed {
             Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
             Some(Err(_)) => false,
         };
+        if let (Some(kept), Some(Ok(frame))) = (&self.kept, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            kept.note(data);
+        }
         if is_last {
             self.progress.unread.store(false, Ordering::Relaxed);
+            if let Some(kept) = &self.kept {
+                kept.end(frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)));
+            }
         }
         Poll::Ready(match frame {
             None => None,

@@ -23,6 +23,7 @@ use super::cluster::{Cluster, Clusters, Slot};
 use super::connect::connect;
 use super::dns;
 use super::interim::Interims;
+use super::kept::Again;
 use super::peer::UnderWay;
 use super::pool::{Lease, Pool};
 use crate::config::model::{Host, Upstream};
@@ -70,8 +71,8 @@ struct Sending<'a> {
     method: Method,
     progress: Option<&'a Arc<Progress>>,
     limits: Forwarding<'a>,
-    /// Its body once more, if it may be sent again. If not, a connection that is closing must be found out before.
-    again: Option<RequestBody>,
+    /// Its body once more, if it may be sent again.
+    again: Option<Again>,
 }
 
 /// A try that gave no answer.
@@ -131,7 +132,7 @@ impl Upstreams {
         let target = &self.targets[id.0];
         target.count();
         target.cluster.rewrite(&mut request);
-        let again = repeated_body(&request, &target.cluster.config);
+        let again = body_to_repeat(&mut request, &target.cluster.config);
         let sending = Sending { id, method: request.method().clone(), progress, limits, again };
         let (pool, under_way) = match target.cluster.selection().pick(self.worker, || target.random()) {
             Some(picked) => picked,
@@ -236,7 +237,7 @@ impl Upstreams {
                 None => {
                     let body = sending.progress.and_then(|progress| progress.failure());
                     let failure = if lost.silent { Failure::Unanswered } else { Failure::Final };
-                    let again = sending.again.as_ref().and_then(RequestBody::again);
+                    let again = sending.again.as_ref().and_then(Again::body);
                     let request = again.and_then(|body| lease.sender().again(body));
                     return failed(body.map_or(UpstreamError::Malformed, UpstreamError::RequestBody), failure, request);
                 }
@@ -258,8 +259,9 @@ impl Upstreams {
             return Ok((lease, true));
         }
         while let Some(mut lease) = pool.take().filter(|_| !fresh) {
-            if sending.again.is_none() {
-                // One turn of the event loop: a close that has arrived is known after it.
+            if !sending.again.as_ref().is_some_and(Again::is_sure) {
+                // Sent, it may be gone: a connection that is closing must be found out before. One turn of the event loop: a close
+                // that has arrived is known after it.
                 yield_now().await;
             }
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
@@ -311,8 +313,9 @@ impl Target {
 }
 
 /// What a retry will need of a request that was sent, where one may follow.
-fn repeated_body(request: &Request<RequestBody>, config: &Upstream) -> Option<RequestBody> {
-    (config.retries.attempts > 0 && retry::is_repeatable(request.method())).then(|| request.body().again())?
+fn body_to_repeat(request: &mut Request<RequestBody>, config: &Upstream) -> Option<Again> {
+    let may_follow = config.retries.attempts > 0 && !config.http2 && retry::is_repeatable(request.method());
+    may_follow.then(|| request.body_mut().keep())
 }
 
 /// Opens a connection; where others will share it, one at a time, because the next request may find room on it.

@@ -17,6 +17,7 @@ mod health;
 mod heard;
 mod http2;
 mod interim;
+mod kept;
 mod peer;
 mod pool;
 mod rewriting;

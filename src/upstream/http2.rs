@@ -21,12 +21,15 @@ use tokio::task::AbortHandle;
 use super::UpstreamError;
 use super::body::RequestBody;
 use super::sender::Unanswered;
+use super::sifted::Http2Io;
 use super::socket::Socket;
 
 /// Exchanges at once on one connection, however many the peer would allow.
 const MOST: usize = 256;
 /// The largest field section accepted from an upstream.
 const MAX_HEAD: u32 = 256 * 1024;
+/// The longest one that is read to its end, to refuse one stream instead of all.
+const LONGEST_BLOCK: usize = 4 * MAX_HEAD as usize;
 /// Octets of one response, and of all of a connection, that may lie here unread.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -49,7 +52,7 @@ struct Connection {
 
 /// The connection itself, until its end. Its task polls it; others only ask what the peer allows. All on one thread, so nobody
 /// ever waits.
-type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Socket>, RequestBody, TokioExecutor>>>>>>;
+type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Http2Io>, RequestBody, TokioExecutor>>>>>>;
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -110,8 +113,10 @@ pub(super) struct NewConnection {
     driven: Driven,
 }
 
-/// Speaks HTTP/2 on a socket.
-pub(super) async fn handshake(socket: TokioIo<Socket>, encrypted: bool) -> Result<NewConnection, UpstreamError> {
+/// Speaks HTTP/2 on a socket. Complete when the peer's settings are there: before them nobody knows how many exchanges it allows,
+/// and it would refuse those that are too many.
+pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConnection, UpstreamError> {
+    let (io, settings) = Http2Io::new(socket, LONGEST_BLOCK);
     let (sender, connection) = Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -119,9 +124,10 @@ pub(super) async fn handshake(socket: TokioIo<Socket>, encrypted: bool) -> Resul
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        .handshake(socket)
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
+    settings.await.map_err(|_| UpstreamError::Unreachable)?;
     let driven = Arc::new(Mutex::new(Some(Box::pin(connection))));
     let polled = driven.clone();
     let task = tokio::spawn(poll_fn(move |cx| {

@@ -21,6 +21,7 @@ mod peer;
 mod pool;
 mod rewriting;
 mod sender;
+mod sifted;
 mod socket;
 mod tls;
 mod upgrade;
@@ -31,6 +32,7 @@ pub use cluster::{Clusters, Slot};
 pub use fields::{FieldError, Fields, read_fields};
 pub use forward::{Forwarding, Upstreams};
 pub use gather::{poll_write_gathered, put};
+pub use sifted::poll_read_sifted;
 pub use socket::Socket;
 pub use upgrade::{Switched, switch};
 

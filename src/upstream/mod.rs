@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod dns;
 mod fields;
+mod first;
 mod forward;
 mod gather;
 mod health;

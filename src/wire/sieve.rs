@@ -152,12 +152,7 @@ impl Sieve {
     }
 
     /// How long the block is that begins here, if all of it is there.
-    fn whole_block(
-        &mut self,
-        octets: &[u8],
-        first: Frame,
-        judge: &mut impl Judge,
-    ) -> Result<Option<usize>, Reason> {
+    fn whole_block(&mut self, octets: &[u8], first: Frame, judge: &mut impl Judge) -> Result<Option<usize>, Reason> {
         while let Some(frame) = Frame::first(&octets[self.walked..]) {
             if self.walked > 0 && (frame.kind, frame.stream) != (CONTINUATION, first.stream) {
                 return Err(Reason::Malformed);
@@ -180,12 +175,7 @@ impl Sieve {
     }
 
     /// What passes in the place of a block, if it may not pass as it is.
-    fn judge_block(
-        &mut self,
-        frames: &[u8],
-        first: Frame,
-        judge: &mut impl Judge,
-    ) -> Result<Option<Vec<u8>>, Reason> {
+    fn judge_block(&mut self, frames: &[u8], first: Frame, judge: &mut impl Judge) -> Result<Option<Vec<u8>>, Reason> {
         let block = block(frames, first).ok_or(Reason::Malformed)?;
         judge.begin(first);
         let reading = self.decoder.decode(&block, |name, value| judge.field(name, value));

@@ -19,7 +19,7 @@ const LOOK_AHEAD: usize = 8;
 pub(super) enum First {
     Data(Bytes),
     Trailers(Box<HeaderMap>),
-    Several(Box<VecDeque<Frame<Bytes>>>),
+    Several(VecDeque<Frame<Bytes>>),
 }
 
 impl First {
@@ -37,7 +37,7 @@ impl First {
             {
                 frames.push_back(frame);
             }
-            return Ok(Some(Self::Several(Box::new(frames))));
+            return Ok(Some(Self::Several(frames)));
         }
         let trailers = match first.into_data() {
             Ok(data) => return Ok(Some(Self::Data(data))),

@@ -47,7 +47,7 @@ impl Heads {
         let is_trailers = frame.stream <= self.opened;
         self.opened = self.opened.max(frame.stream);
         self.is_odd &= !is_trailers && !is_unsound;
-        !is_unsound && !(is_trailers && self.has_pseudo)
+        !(is_unsound || is_trailers && self.has_pseudo)
     }
 
     /// The target of the last block, as it will be seen, without its fragment: it passes and is malformed all the same. A fragment,

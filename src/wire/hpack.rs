@@ -58,8 +58,9 @@ impl Decoder {
             let (start, mut written) = (block.len() - rest.len(), false);
             match first {
                 0x80.. => {
-                    let (name, value, fault) = self.entry(integer(&mut rest, 7)?)?;
-                    reading.is_unsound |= fault.is_some();
+                    let index = integer(&mut rest, 7)?;
+                    let (name, value) = self.entry(index)?;
+                    reading.is_unsound |= self.fault(index).is_some();
                     on(name, value);
                 }
                 0x20..0x40 => {
@@ -72,9 +73,10 @@ impl Decoder {
                     on(&self.name, &self.value);
                     let fault = fault(&self.name, &self.value);
                     reading.is_unsound |= fault.is_some();
-                    if fault.is_some() || self.is_misnamed(index) {
+                    let is_misnamed = self.fault(index) == Some(Fault::Name);
+                    if fault.is_some() || is_misnamed {
                         let instead = reading.instead.get_or_insert_with(|| block[..start].to_vec());
-                        let index = Some(index).filter(|index| *index != 0 && !self.is_misnamed(*index));
+                        let index = Some(index).filter(|index| *index != 0 && !is_misnamed);
                         let field = (&*self.name, &*self.value);
                         stand_in::literal(instead, *first, index, field, fault).ok_or(Malformed)?;
                         written = true;
@@ -91,17 +93,20 @@ impl Decoder {
         Ok(reading)
     }
 
-    fn entry(&self, index: usize) -> Result<(&[u8], &[u8], Option<Fault>), Malformed> {
+    fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), Malformed> {
         if let Some((name, value)) = STATIC.get(index.wrapping_sub(1)) {
-            return Ok((name.as_bytes(), value.as_bytes(), None));
+            return Ok((name.as_bytes(), value.as_bytes()));
         }
-        let entry = index.checked_sub(STATIC.len() + 1).and_then(|i| self.table.get(i)).ok_or(Malformed)?;
-        Ok((&entry.name, &entry.value, entry.fault))
+        let entry = self.dynamic(index).ok_or(Malformed)?;
+        Ok((&entry.name, &entry.value))
     }
 
-    /// The library has another name there.
-    fn is_misnamed(&self, index: usize) -> bool {
-        matches!(self.entry(index), Ok((_, _, Some(Fault::Name))))
+    fn dynamic(&self, index: usize) -> Option<&Entry> {
+        index.checked_sub(STATIC.len() + 1).and_then(|i| self.table.get(i))
+    }
+
+    fn fault(&self, index: usize) -> Option<Fault> {
+        self.dynamic(index).and_then(|entry| entry.fault)
     }
 
     /// Name and value, the name by reference where the peer wrote one: that is returned.

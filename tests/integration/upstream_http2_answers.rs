@@ -249,6 +249,27 @@ fn what_breaks_behind_its_head_is_visibly_broken() {
     }
 }
 
+/// More came with the head than is looked at before it goes out.
+#[test]
+fn what_breaks_far_behind_its_head_shows_the_head_first() {
+    let upstream = Scripted::start(|wire| {
+        let Some(mut peer) = Http2Wire::accept(wire, &[]) else { return };
+        while let Some((stream, _)) = peer.request() {
+            let head = frame(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")]));
+            let reset = frame(RST_STREAM, 0, stream, &2_u32.to_be_bytes());
+            peer.send_octets(&[head, frame(DATA, 0, stream, b"half").repeat(50), reset].concat());
+        }
+    });
+    let (stand, key) = before(&upstream);
+    for _ in 0..5 {
+        let mut connection = stand.get("/echo/x").bearer(&key).start();
+        assert_eq!(connection.head().status, 200);
+        assert!(!std::iter::from_fn(|| connection.chunk()).any(|chunk| chunk.is_empty()), "it looks whole");
+        let answer = Http2::open(stand.gateway.public).get("/echo/x", &key);
+        assert!(matches!(answer.end, End::Reset(_)), "{answer:?}");
+    }
+}
+
 #[test]
 fn trailers_of_an_upstream_say_nothing_of_framing_or_identity() {
     let upstream = Scripted::start(|wire| {

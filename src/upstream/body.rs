@@ -6,16 +6,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Version};
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::fields::Fields;
+use super::first::First;
 use super::kept::{Again, Kept};
 use super::pool::Lease;
 use crate::policy::headers::{self, filter_trailers};
@@ -278,7 +279,7 @@ impl Body for RequestBody {
 }
 
 /// Whether a body that has come to its end was given up before it: hyper takes a reset without an error for the end of a stream.
-fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
+pub(super) fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
     version == Version::HTTP_2 && !incoming.is_end_stream()
 }
 
@@ -294,23 +295,8 @@ pub struct UpstreamBody {
     lease: Option<Lease>,
     /// Of the request's body, if it streams one.
     progress: Option<Arc<Progress>>,
-}
-
-/// A frame, small enough to be carried along.
-#[derive(Debug)]
-enum First {
-    Data(Bytes),
-    Trailers(Box<HeaderMap>),
-}
-
-impl First {
-    fn of(frame: Frame<Bytes>) -> Option<Self> {
-        let trailers = match frame.into_data() {
-            Ok(data) => return Some(Self::Data(data)),
-            Err(frame) => frame.into_trailers(),
-        };
-        trailers.ok().map(|trailers| Self::Trailers(Box::new(trailers)))
-    }
+    /// It has ended before its end.
+    broken: bool,
 }
 
 impl UpstreamBody {
@@ -322,15 +308,9 @@ impl UpstreamBody {
         lease: Lease,
         progress: Option<Arc<Progress>>,
     ) -> Result<Self, BodyError> {
-        let mut first = None;
-        if !incoming.is_end_stream()
-            && let Poll::Ready(Some(frame)) =
-                // Whoever sends it asks again within the same turn, with a waker.
-                Pin::new(&mut incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
-        {
-            first = First::of(frame.map_err(|_| BodyError::Broken)?);
-        }
-        let mut body = Self { incoming, version, first, idle: IdleTimer::new(idle), lease: Some(lease), progress };
+        let first = First::of(&mut incoming, version)?;
+        let idle = IdleTimer::new(idle);
+        let mut body = Self { incoming, version, first, idle, lease: Some(lease), progress, broken: false };
         if body.is_end_stream() {
             body.give_back();
         }
@@ -340,7 +320,7 @@ impl UpstreamBody {
     /// Of a 101: its connection speaks HTTP no more, so it is never given back.
     pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
         let (version, idle) = (Version::HTTP_11, IdleTimer::new(Duration::MAX));
-        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None }
+        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None, broken: false }
     }
 
     /// The connection, for whoever takes it over.
@@ -359,9 +339,18 @@ impl UpstreamBody {
 
     /// The answer ends before its end.
     fn break_off(&mut self) {
+        self.broken = true;
         if let Some(lease) = self.lease.take() {
             lease.peer().failed();
         }
+    }
+
+    /// The upstream has broken it off. That is told a turn later: what came before, the head at least, goes out first, so that
+    /// the client sees a broken answer and not a connection that was idle.
+    fn break_late(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.break_off();
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -371,9 +360,15 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if this.broken {
+            return Poll::Ready(Some(Err(BodyError::Broken)));
+        }
         let polled = match this.first.take() {
-            Some(First::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            Some(First::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(*trailers)))),
+            Some(first) => {
+                let (next, left) = first.next();
+                this.first = left;
+                Poll::Ready(next.map(Ok))
+            }
             None => Pin::new(&mut this.incoming).poll_frame(cx),
         };
         let frame = match polled {
@@ -386,21 +381,15 @@ impl Body for UpstreamBody {
         };
         this.idle.rest();
         Poll::Ready(match frame {
-            None if is_cut_short(&this.incoming, this.version) => {
-                this.break_off();
-                Some(Err(BodyError::Broken))
-            }
+            None if is_cut_short(&this.incoming, this.version) => return this.break_late(cx),
             None => {
                 this.give_back();
                 None
             }
-            Some(Err(_)) => {
-                this.break_off();
-                Some(Err(BodyError::Broken))
-            }
+            Some(Err(_)) => return this.break_late(cx),
             Some(Ok(mut frame)) => {
                 // Nothing comes after trailers, and nobody asks again.
-                let is_last = frame.is_trailers() || this.incoming.is_end_stream();
+                let is_last = frame.is_trailers() || this.is_end_stream();
                 if let Some(trailers) = frame.trailers_mut() {
                     filter_trailers(trailers);
                 }
@@ -413,12 +402,12 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.incoming.is_end_stream()
+        self.first.is_none() && self.incoming.is_end_stream() && !self.broken
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.incoming.size_hint();
-        let first = if let Some(First::Data(data)) = &self.first { data.len() as u64 } else { 0 };
+        let first = self.first.as_ref().map_or(0, First::length);
         if let Some(rest) = hint.upper() {
             hint.set_upper(rest + first);
         }

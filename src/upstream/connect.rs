@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -50,7 +49,7 @@ pub(super) async fn connect(
             true => Socket::tls(tls.connect(stream, endpoint).await?),
         };
         if upstream.http2 {
-            return http2::handshake(TokioIo::new(socket), endpoint.encrypted).await.map(Connected::Http2);
+            return http2::handshake(socket, endpoint.encrypted).await.map(Connected::Http2);
         }
         speak_http1(socket).await.map(Connected::Http1)
     });

@@ -99,6 +99,7 @@ impl Pool {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|idle| !idle.connection.is_over() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
+        self.shared.prune(MAX_ROUNDS);
     }
 }
 

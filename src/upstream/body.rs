@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Version};
+use http::response::Parts;
+use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -262,6 +263,11 @@ fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
     version == Version::HTTP_2 && !incoming.is_end_stream()
 }
 
+/// Whether it brings no octet of content.
+fn is_empty(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_none_or(Bytes::is_empty)
+}
+
 /// A body on its way to the client, holding the upstream connection until its end.
 #[derive(Debug)]
 pub struct UpstreamBody {
@@ -274,6 +280,8 @@ pub struct UpstreamBody {
     lease: Option<Lease>,
     /// Of the request's body, if it streams one.
     progress: Option<Arc<Progress>>,
+    /// By its status it has no content, however it is framed.
+    contentless: bool,
 }
 
 /// A frame, small enough to be carried along.
@@ -294,23 +302,25 @@ impl First {
 }
 
 impl UpstreamBody {
-    /// An error when it has broken already: hyper would close on the client without sending even the head.
+    /// Of the answer with this head. An error when it has broken already: hyper would close on the client without sending even that.
     pub(super) fn new(
         mut incoming: Incoming,
-        version: Version,
+        head: &Parts,
         idle: Duration,
         lease: Lease,
         progress: Option<Arc<Progress>>,
     ) -> Result<Self, BodyError> {
+        let (version, contentless) = (head.version, head.status == StatusCode::RESET_CONTENT);
         let mut first = None;
         if !incoming.is_end_stream()
             && let Poll::Ready(Some(frame)) =
                 // Whoever sends it asks again within the same turn, with a waker.
                 Pin::new(&mut incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
         {
-            first = First::of(frame.map_err(|_| BodyError::Broken)?);
+            first = First::of(frame.ok().filter(|frame| !contentless || is_empty(frame)).ok_or(BodyError::Broken)?);
         }
-        let mut body = Self { incoming, version, first, idle: IdleTimer::new(idle), lease: Some(lease), progress };
+        let idle = IdleTimer::new(idle);
+        let mut body = Self { incoming, version, first, idle, lease: Some(lease), progress, contentless };
         if body.is_end_stream() {
             body.give_back();
         }
@@ -320,7 +330,7 @@ impl UpstreamBody {
     /// Of a 101: its connection speaks HTTP no more, so it is never given back.
     pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
         let (version, idle) = (Version::HTTP_11, IdleTimer::new(Duration::MAX));
-        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None }
+        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None, contentless: false }
     }
 
     /// The connection, for whoever takes it over.
@@ -375,6 +385,10 @@ impl Body for UpstreamBody {
                 None
             }
             Some(Err(_)) => {
+                this.break_off();
+                Some(Err(BodyError::Broken))
+            }
+            Some(Ok(frame)) if this.contentless && !is_empty(&frame) => {
                 this.break_off();
                 Some(Err(BodyError::Broken))
             }

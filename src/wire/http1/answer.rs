@@ -113,7 +113,7 @@ impl Answers {
         self.exchange.end(IDLE);
         Ok(match (status, head.length) {
             // Without a body, whatever is announced; but this announces what cannot be (RFC 9110 section 8.6, RFC 9112 6.1).
-            (204, Some(1..)) => return Err(Fault::Malformed("Length of an answer without content")),
+            (204 | 205, Some(1..)) => return Err(Fault::Malformed("Length of an answer without content")),
             (204, _) if head.is_chunked => return Err(Fault::Malformed("Chunks of an answer without content")),
             (204 | 304, _) => Body::None,
             _ if asked & HEAD != 0 => Body::None,

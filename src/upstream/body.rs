@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
+use http::response::Parts;
+use http::{StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -283,6 +284,11 @@ pub(super) fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
     version == Version::HTTP_2 && !incoming.is_end_stream()
 }
 
+/// Whether it brings no octet of content.
+fn is_empty(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_none_or(Bytes::is_empty)
+}
+
 /// A body on its way to the client, holding the upstream connection until its end.
 #[derive(Debug)]
 pub struct UpstreamBody {
@@ -297,20 +303,27 @@ pub struct UpstreamBody {
     progress: Option<Arc<Progress>>,
     /// It has ended before its end.
     broken: bool,
+    /// By its status it has no content, however it is framed.
+    contentless: bool,
 }
 
 impl UpstreamBody {
-    /// An error when it has broken already: hyper would close on the client without sending even the head.
+    /// Of the answer with this head. An error when it has broken already: hyper would close on the client without sending even that.
     pub(super) fn new(
         mut incoming: Incoming,
-        version: Version,
+        head: &Parts,
         idle: Duration,
         lease: Lease,
         progress: Option<Arc<Progress>>,
     ) -> Result<Self, BodyError> {
+        let (version, contentless) = (head.version, head.status == StatusCode::RESET_CONTENT);
         let first = First::of(&mut incoming, version)?;
+        if contentless && first.as_ref().is_some_and(|first| first.length() > 0) {
+            return Err(BodyError::Broken);
+        }
         let idle = IdleTimer::new(idle);
-        let mut body = Self { incoming, version, first, idle, lease: Some(lease), progress, broken: false };
+        let (lease, broken) = (Some(lease), false);
+        let mut body = Self { incoming, version, first, idle, lease, progress, broken, contentless };
         if body.is_end_stream() {
             body.give_back();
         }
@@ -320,7 +333,8 @@ impl UpstreamBody {
     /// Of a 101: its connection speaks HTTP no more, so it is never given back.
     pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
         let (version, idle) = (Version::HTTP_11, IdleTimer::new(Duration::MAX));
-        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None, broken: false }
+        let (first, lease, progress, broken, contentless) = (None, Some(lease), None, false, false);
+        Self { incoming, version, first, idle, lease, progress, broken, contentless }
     }
 
     /// The connection, for whoever takes it over.
@@ -387,6 +401,7 @@ impl Body for UpstreamBody {
                 None
             }
             Some(Err(_)) => return this.break_late(cx),
+            Some(Ok(frame)) if this.contentless && !is_empty(&frame) => return this.break_late(cx),
             Some(Ok(mut frame)) => {
                 // Nothing comes after trailers, and nobody asks again.
                 let is_last = frame.is_trailers() || this.is_end_stream();

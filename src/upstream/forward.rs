@@ -224,7 +224,7 @@ impl Upstreams {
                     lease.under_way = under_way.take();
                     let (idle, progress) = (sending.limits.idle, sending.progress.cloned());
                     let (head, incoming) = response.into_parts();
-                    return match UpstreamBody::new(incoming, head.version, idle, lease, progress) {
+                    return match UpstreamBody::new(incoming, &head, idle, lease, progress) {
                         Ok(body) => Ok(Response::from_parts(head, body)),
                         Err(_) => failed(UpstreamError::Malformed, Failure::Final, None),
                     };

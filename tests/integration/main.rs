@@ -17,6 +17,7 @@ mod cors;
 mod cost;
 mod decision;
 mod drain;
+mod early_answers;
 mod faults;
 mod fleet;
 mod forwarding;

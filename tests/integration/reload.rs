@@ -288,6 +288,61 @@ fn timeouts_of_open_connections_follow_the_new_file() {
 }
 
 #[test]
+fn a_warning_is_told_again_only_when_it_is_new() {
+    let proxies = "trusted_proxies: [10.0.0.0/8, 0.0.0.0/0]";
+    let stand = layout().listener(proxies).start();
+    let told = |text: &str| stand.gateway.process.stderr().matches(text).count();
+    let (trusts, plain) = ("trusts everybody to say who the client is", "not bind the organization");
+    let reloaded = |text: &str| eventually(text, SOON, || told(text) == 1);
+    assert_eq!((told(trusts), told("nothing proves to the backend")), (1, 1));
+    // All of it moves down.
+    edit(&stand, "listen:", "# a comment\nlisten:");
+    reloaded("nothing is different; 3 warnings remain");
+    assert_eq!(told(trusts), 1);
+    edit(&stand, "[10.0.0.0/8, 0.0.0.0/0]", "[10.0.0.0/8]");
+    reloaded("; 2 warnings remain");
+    // A file that is refused has no say in it.
+    edit(&stand, "access: public", "access: pubic");
+    eventually("the refusal", SOON, || is_stale(&stand.gateway));
+    edit(&stand, "access: pubic", "access: public");
+    eventually("the way back", SOON, || told("2 warnings remain") == 2);
+    edit(&stand, "[10.0.0.0/8]", "[10.0.0.0/8, 0.0.0.0/0]");
+    eventually("one that is new", SOON, || told(trusts) == 2 && told("2 warnings remain") == 3);
+    assert_eq!((told("nothing proves to the backend"), told(plain)), (1, 1));
+}
+
+#[test]
+fn what_can_be_read_only_once_is_told_at_the_start_and_is_no_trouble_later() {
+    let stand = layout().start();
+    let text = std::fs::read_to_string(stand.config()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("gateway.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let written = std::thread::spawn({
+        let (pipe, text) = (pipe.clone(), text.clone());
+        move || std::fs::write(pipe, text).unwrap()
+    });
+    let gateway = Gateway::start("piped", stand.folder(), &pipe);
+    written.join().unwrap();
+    let told = || gateway.process.stderr().matches("cannot be read again: hot reload is off").count();
+    eventually("it is told", SOON, || told() == 1);
+    gateway.get("/echo/open/x").send().expect_status(200);
+    gateway.process.signal(Signal::HUP);
+    eventually("it is told to who asks", SOON, || told() == 2);
+    // Several looks later.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((told(), reloads(&gateway, "refused"), is_stale(&gateway)), (2, 0.0, false));
+    assert!(!gateway.process.stderr().contains("ERROR"), "{}", gateway.process.stderr());
+    // A file in its place is one like any other.
+    let beside = folder.path().join("beside");
+    std::fs::write(&beside, text.replace("/echo/open/", "/echo/new/")).unwrap();
+    std::fs::rename(&beside, &pipe).unwrap();
+    eventually("the file is in force", SOON, || gateway.get("/echo/new/x").send().status() == 200);
+    std::fs::remove_file(&pipe).unwrap();
+    eventually("and missed when it is gone", SOON, || is_stale(&gateway));
+}
+
+#[test]
 fn what_is_no_regular_file_is_refused_and_does_not_end_the_looking() {
     let stand = layout().start();
     let text = std::fs::read_to_string(stand.config()).unwrap();

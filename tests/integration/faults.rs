@@ -5,17 +5,11 @@ use std::net::TcpListener;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use super::support::{Key, Scripted, Stand, Wire, eventually};
+use super::support::{Scripted, Stand, Wire, before, eventually};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// Long enough for anything on loopback.
 const SOON: Duration = Duration::from_secs(5);
-
-fn before(upstream: &Scripted) -> (Stand, Key) {
-    let stand = Stand::new().upstream(upstream.address).start();
-    let key = stand.key().create();
-    (stand, key)
-}
 
 #[test]
 fn a_client_that_leaves_is_noticed_by_the_backend() {
@@ -35,16 +29,7 @@ fn a_client_that_leaves_is_noticed_by_the_backend() {
     assert_eq!(noticed.recv_timeout(SOON), Ok(true));
 
     // Before the head of the answer, too.
-    let (gone, noticed) = mpsc::channel();
-    let (arrived, there) = mpsc::channel();
-    let ends = Mutex::new((arrived, gone));
-    let upstream = Scripted::start(move |wire| {
-        if wire.request().is_some() {
-            let ends = ends.lock().unwrap();
-            ends.0.send(()).unwrap();
-            ends.1.send(wire.is_closed_by_gateway()).unwrap();
-        }
-    });
+    let (upstream, there, noticed) = Scripted::never_answering();
     let (stand, key) = before(&upstream);
     let connection = stand.get("/echo/x").bearer(&key).start();
     there.recv_timeout(SOON).unwrap();

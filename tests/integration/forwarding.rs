@@ -4,17 +4,11 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::support::{Connection, Key, Scripted, Stand};
+use super::support::{Connection, Scripted, Stand, before};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// Long enough for anything on loopback.
 const SOON: Duration = Duration::from_secs(5);
-
-fn before(upstream: &Scripted) -> (Stand, Key) {
-    let stand = Stand::new().upstream(upstream.address).start();
-    let key = stand.key().create();
-    (stand, key)
-}
 
 /// A signal from the test to a script, once or several times.
 fn signal() -> (mpsc::Sender<()>, Arc<Mutex<mpsc::Receiver<()>>>) {
@@ -276,11 +270,7 @@ fn connections_to_the_backend_are_used_again() {
 fn a_large_body_flows_through_without_being_held() {
     let stand = Stand::new().start();
     let key = stand.key().create();
-    let resident = || -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", stand.gateway.process.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
+    let resident = || stand.gateway.process.resident();
     stand.get("/echo/x?bytes=1000000").bearer(&key).send().expect_status(200);
     let before = resident();
     let bytes = 64 << 20;

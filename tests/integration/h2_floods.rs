@@ -16,22 +16,9 @@ fn silent() -> (Scripted, Stand, Key) {
     (upstream, stand, key)
 }
 
-/// Seconds of processor time that the gateway has used.
-fn cpu(stand: &Stand) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", stand.gateway.process.pid())).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-}
-
-fn resident_kib(stand: &Stand) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", stand.gateway.process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 /// Sends so many rounds, as long as the gateway takes them; then it must have cut the connection.
 fn flood(stand: &Stand, what: &str, rounds: u32, octets: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
-    let (before, memory) = (cpu(stand), resident_kib(stand));
+    let (before, memory) = (stand.gateway.process.cpu(), stand.gateway.process.resident());
     let mut client = Http2::open(stand.gateway.public);
     let mut sent = 0;
     while sent < rounds {
@@ -42,8 +29,8 @@ fn flood(stand: &Stand, what: &str, rounds: u32, octets: impl Fn(u32) -> Vec<u8>
         sent += 50;
     }
     let word = client.last_word();
-    let (used, grown) = (cpu(stand) - before, resident_kib(stand).saturating_sub(memory));
-    assert!(used < 5.0, "{what} cost {used} seconds");
+    let (used, grown) = (stand.gateway.process.cpu() - before, stand.gateway.process.resident().saturating_sub(memory));
+    assert!(used < Duration::from_secs(5), "{what} cost {used:?}");
     assert!(grown < 40 * 1024, "{what} cost {grown} KiB");
     assert!(word.is_none_or(|code| code != 0), "{what} ended with a friendly word");
     word

@@ -66,11 +66,8 @@ fn a_gateway_that_drains_says_goodbye_and_finishes_what_it_has_begun() {
     });
     let mut stand = Stand::new().upstream(upstream.address).start();
     let key = stand.key().create();
-    let bearer = format!("Bearer {}", key.secret);
     let mut client = Http2::open(stand.gateway.public);
-    let mut fields = http2::get("/echo/x");
-    fields.push(("authorization", &bearer));
-    let stream = client.start(&fields, true);
+    let stream = client.start_get("/echo/x", &key);
     eventually("the request at the upstream", SOON, || upstream.requests().len() == 1);
     stand.gateway.process.terminate();
     while client.next().expect("GOAWAY").kind != GOAWAY {}
@@ -135,11 +132,8 @@ fn a_client_that_makes_no_room_for_an_answer_loses_its_stream_and_frees_the_back
     let (upstream, freed) = answering_more_than_fits();
     let stand = Stand::new().section("timeouts: { idle: 300ms }").upstream(upstream.address).start();
     let key = stand.key().create();
-    let bearer = format!("Bearer {}", key.secret);
     let mut client = Http2::open(stand.gateway.public);
-    let mut fields = http2::get("/echo/x");
-    fields.push(("authorization", &bearer));
-    let stream = client.start(&fields, true);
+    let stream = client.start_get("/echo/x", &key);
     freed.recv_timeout(SOON).expect("the backend is free");
     let last = std::iter::from_fn(|| client.next()).find(|frame| frame.kind == http2::RST_STREAM);
     assert_eq!(last.map(|frame| frame.stream), Some(stream));

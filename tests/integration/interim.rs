@@ -4,17 +4,11 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::support::{Key, Scripted, Stand};
+use super::support::{Scripted, Stand, before};
 
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
 const FINAL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SOON: Duration = Duration::from_secs(5);
-
-fn before(upstream: &Scripted) -> (Stand, Key) {
-    let stand = Stand::new().upstream(upstream.address).start();
-    let key = stand.key().create();
-    (stand, key)
-}
 
 #[test]
 fn an_interim_answer_comes_at_once_and_before_the_final_one() {

@@ -1,8 +1,7 @@
 //! Clients that take their time, on purpose or not; and those that say no more and wait.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::support::{Load, Scripted, Stand, count, eventually};
@@ -116,16 +115,7 @@ fn an_answer_that_has_begun_is_sent_to_the_end_however_it_pauses() {
 
 #[test]
 fn a_client_that_closes_is_soon_noticed_by_a_backend_that_does_not_answer() {
-    let (gone, noticed) = mpsc::channel();
-    let (arrived, there) = mpsc::channel();
-    let ends = Mutex::new((arrived, gone));
-    let upstream = Scripted::start(move |wire| {
-        if wire.request().is_some() {
-            let ends = ends.lock().unwrap();
-            ends.0.send(()).unwrap();
-            ends.1.send(wire.is_closed_by_gateway()).unwrap();
-        }
-    });
+    let (upstream, there, noticed) = Scripted::never_answering();
     let stand = Stand::new().upstream(upstream.address).start();
     let connection = stand.get("/public/x").start();
     there.recv_timeout(SOON).unwrap();

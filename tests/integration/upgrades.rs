@@ -7,16 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::support::websocket::{AGREED, WS_KEY, agreeing, is_alive, open, parrot, websocket};
-use super::support::{Connection, Gateway, Key, Scripted, Stand, eventually};
+use super::support::{Connection, Gateway, Scripted, Stand, before, eventually};
 
 const PROOF: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const SOON: Duration = Duration::from_secs(5);
-
-fn before(upstream: &Scripted) -> (Stand, Key) {
-    let stand = Stand::new().upstream(upstream.address).start();
-    let key = stand.key().create();
-    (stand, key)
-}
 
 #[test]
 fn a_websocket_passes_with_what_was_sent_early_on_both_sides() {
@@ -278,12 +272,8 @@ fn a_reader_that_is_slow_holds_the_sender_up_and_loses_nothing() {
 }
 
 /// By how much the memory of the process has grown over a moment in which it grew no more.
-fn eventually_still(gateway: &Gateway) -> usize {
-    let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.process.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
-    };
+fn eventually_still(gateway: &Gateway) -> u64 {
+    let resident = || gateway.process.resident() * 1024;
     let first = resident();
     let (mut last, mut same) = (first, 0);
     eventually("memory that stands still", SOON, || {

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -110,6 +110,21 @@ impl Scripted {
                 wire.send(&answer);
             }
         })
+    }
+
+    /// Reads a request, says that it is there, and then when its connection has ended.
+    pub(crate) fn never_answering() -> (Self, mpsc::Receiver<()>, mpsc::Receiver<bool>) {
+        let (gone, noticed) = mpsc::channel();
+        let (arrived, there) = mpsc::channel();
+        let ends = Mutex::new((arrived, gone));
+        let upstream = Self::start(move |wire| {
+            if wire.request().is_some() {
+                let ends = ends.lock().unwrap();
+                let _ = ends.0.send(());
+                let _ = ends.1.send(wire.is_closed_by_gateway());
+            }
+        });
+        (upstream, there, noticed)
     }
 
     pub(crate) fn connections(&self) -> usize {

@@ -183,10 +183,15 @@ impl Http2 {
 
     /// The same, with a key.
     pub(crate) fn get(&mut self, path: &str, key: &Key) -> Answer {
+        let stream = self.start_get(path, key);
+        self.answer(stream)
+    }
+
+    pub(crate) fn start_get(&mut self, path: &str, key: &Key) -> u32 {
         let bearer = format!("Bearer {}", key.secret);
         let mut fields = get(path);
         fields.push(("authorization", &bearer));
-        self.exchange(&fields)
+        self.start(&fields, true)
     }
 
     /// The next frame; none when the connection has ended. Settings and pings are answered on the way.

@@ -35,6 +35,6 @@ pub(crate) use load::{Load, Running, Shot, count, percentile, print_seconds, sta
 pub(crate) use long::{PATIENCE, is_long, seconds, sized};
 pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;
-pub(crate) use stand::{Gateway, Layout, Stand, cli};
+pub(crate) use stand::{Gateway, Layout, Stand, before, cli};
 pub(crate) use tally::Tally;
 pub(crate) use transport::{TlsClient, Transport};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::backend::Sample;
+use super::backend::{Sample, Scripted};
 use super::clock::wait_for;
 use super::http::Connection;
 use super::key::{Key, NewKey};
@@ -314,6 +314,13 @@ impl Stand {
         let reader = self.key().account(&key.account).scope("api-keys:read").create();
         self.get(&format!("/api/v1/api-keys/{}/usage", key.id)).bearer(&reader).send().expect_status(200).json()
     }
+}
+
+/// A stand in front of this backend, and a key for it.
+pub(crate) fn before(upstream: &Scripted) -> (Stand, Key) {
+    let stand = Stand::new().upstream(upstream.address).start();
+    let key = stand.key().create();
+    (stand, key)
 }
 
 /// Runs a subcommand that needs no stand.

@@ -4,6 +4,8 @@
 //! writes anew, one that renames, and the symbolic links of a Kubernetes ConfigMap are all the same. A change is taken when two looks
 //! found the same, so that nobody's half-written file counts; SIGHUP takes what is there at once.
 //!
+//! A pipe (`run -c <(…)`) has been read once and for all: that is told at the start, and is no trouble later.
+//!
 //! A file that does not compile changes nothing. What it takes to apply one is [`plan`] and a few stores: a request in flight keeps
 //! the snapshot it began with.
 
@@ -25,8 +27,13 @@ use crate::upstream::read_fields;
 /// How often the file is looked at. A change is in force after two looks and a compilation: well within a second.
 const LOOK: Duration = Duration::from_millis(150);
 
-/// Compiles what was read from the file.
-pub type Compile = Box<dyn Fn(io::Result<Vec<u8>>) -> Result<(Config, Vec<Diagnostic>), ConfigError> + Send>;
+/// Makes a configuration of the file.
+pub struct Compile {
+    /// Of what was read from it.
+    pub compile: Box<dyn Fn(io::Result<Vec<u8>>) -> Result<(Config, Vec<Diagnostic>), ConfigError> + Send>,
+    /// The warnings about what is in force. They were told.
+    pub warnings: Vec<Diagnostic>,
+}
 
 /// What a look found: the digest of the content, or why there is none.
 type Found = Result<[u8; 32], io::ErrorKind>;
@@ -41,6 +48,8 @@ struct Watch {
     shared: Arc<Shared>,
     tls: Option<Arc<FrontTls>>,
     looks: Looks,
+    /// At the start it was no regular file, and it has not become one.
+    read_once: bool,
 }
 
 /// What was found so far.
@@ -75,10 +84,14 @@ impl Reloader {
         let watch = Watch {
             path: config.source.clone(),
             looks: Looks { judged: Ok(config.digest), seen: None },
+            read_once: !is_regular(&config.source).unwrap_or(true),
             compile,
             tls,
             shared,
         };
+        if watch.read_once {
+            watch.tell_read_once();
+        }
         std::thread::Builder::new().name("reload".into()).spawn(move || watch.run(&woken))?;
         Ok(Self(wake))
     }
@@ -94,6 +107,7 @@ impl Watch {
     fn run(mut self, woken: &Receiver<()>) {
         loop {
             match woken.recv_timeout(LOOK) {
+                Ok(()) if self.is_gone() => self.tell_read_once(),
                 Ok(()) => self.take(read(&self.path)),
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -101,7 +115,20 @@ impl Watch {
         }
     }
 
+    /// There is nothing to read again.
+    fn is_gone(&self) -> bool {
+        self.read_once && !is_regular(&self.path).unwrap_or_default()
+    }
+
+    fn tell_read_once(&self) {
+        let file = self.path.display();
+        tracing::warn!(%file, "it is no regular file and cannot be read again: hot reload is off, and a change needs a restart");
+    }
+
     fn look(&mut self) {
+        if self.is_gone() {
+            return;
+        }
         let read = read(&self.path);
         if read.as_ref().is_err_and(is_out_of_descriptors) {
             // Says nothing about the file.
@@ -113,9 +140,10 @@ impl Watch {
     }
 
     fn take(&mut self, read: io::Result<Vec<u8>>) {
+        self.read_once = false;
         self.looks.judge(found(&read));
-        match (self.compile)(read) {
-            Ok((config, warnings)) => self.apply(config, &warnings),
+        match (self.compile.compile)(read) {
+            Ok((config, warnings)) => self.apply(config, warnings),
             Err(error) => {
                 error.0.iter().for_each(|diagnostic| tracing::error!("{diagnostic}"));
                 self.refuse();
@@ -123,7 +151,7 @@ impl Watch {
         }
     }
 
-    fn apply(&self, config: Config, warnings: &[Diagnostic]) {
+    fn apply(&mut self, config: Config, warnings: Vec<Diagnostic>) {
         let shared = &self.shared;
         let old = shared.config();
         let Reload { config, changes, restart } = plan(&old, config);
@@ -148,12 +176,20 @@ impl Watch {
         shared.metrics.reloads.restart_needed.set(f64::from(u8::from(!restart.is_empty())));
         note_success(shared);
         let file = self.path.display();
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        tracing::info!(%file, "configuration reloaded; {changes}");
+        let (known, new): (Vec<_>, Vec<_>) =
+            warnings.iter().partition(|warning| self.compile.warnings.iter().any(|told| is_same(told, warning)));
+        new.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let remain = match known.len() {
+            0 => String::new(),
+            1 => "; 1 warning remains".to_owned(),
+            count => format!("; {count} warnings remain"),
+        };
+        tracing::info!(%file, "configuration reloaded; {changes}{remain}");
         if !restart.is_empty() {
             let members = restart.join(", ");
             tracing::warn!(%file, "not taken up before a restart, their old values stay in force: {members}");
         }
+        self.compile.warnings = warnings;
     }
 
     fn refuse(&self) {
@@ -165,13 +201,22 @@ impl Watch {
 
 /// Never waits: whoever writes to a pipe may be long gone, and nothing would be taken up any more.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
+    if !is_regular(path)? {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is no regular file, so no change of it can be seen",
         ));
     }
     std::fs::read(path)
+}
+
+/// Wherever it stands by now: lines move.
+fn is_same(a: &Diagnostic, b: &Diagnostic) -> bool {
+    (&a.place, &a.what) == (&b.place, &b.what)
+}
+
+fn is_regular(path: &Path) -> io::Result<bool> {
+    std::fs::metadata(path).map(|metadata| metadata.is_file())
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

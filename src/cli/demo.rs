@@ -7,6 +7,7 @@ use super::run::{Signals, recompile};
 use super::{CliError, block_on, failed, open, sample_backend};
 use crate::app::App;
 use crate::clock::SystemClock;
+use crate::config::diagnostic::Diagnostic;
 use crate::config::model::{Config, LogFormat};
 use crate::management::body::NewKey;
 use crate::management::keys::{Caller, Deleted, Keys};
@@ -21,12 +22,12 @@ const ACCOUNT: &str = "demo";
 const SCOPES: [&str; 6] = ["models:*", "datasets:*", "workflows:*", "graphs:*", "jobs:*", "api-keys:*"];
 
 /// Starts a sample backend where the configuration expects the upstream, then the gateway, and prints how to use them.
-pub(super) fn run(mut config: Config) -> Result<(), CliError> {
+pub(super) fn run(mut config: Config, warnings: Vec<Diagnostic>) -> Result<(), CliError> {
     let mut signals = Signals::install().map_err(failed)?;
     config = readable(config);
     let backend = start_backend(&config)?;
     let store = open(&config)?;
-    let compile = recompile(&config, readable);
+    let compile = recompile(&config, warnings, readable);
     let Some(app) = signals.start(config, compile, false).map_err(failed)? else { return Ok(()) };
     // Only now that everything runs: a secret is shown once, and must not be made by a start that fails.
     let first_key = first_key(&*store, &app.config())?;

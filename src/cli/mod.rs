@@ -94,11 +94,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
             let (config, warnings) = read(file)?;
             process::prepare(config.log_level);
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            run::run(config, take_over).map_err(failed)?;
+            run::run(config, warnings, take_over).map_err(failed)?;
         }
         Command::Demo => {
             process::prepare(tracing::Level::WARN);
-            demo::run(load(file)?)?;
+            let (config, warnings) = read(file)?;
+            demo::run(config, warnings)?;
         }
         Command::Check { format } => return Ok(check::run(file, format)),
         Command::Routes => routes::run(&load(file)?).map_err(failed)?,

@@ -6,24 +6,26 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{App, Compile, Ending, StartError};
+use crate::config::diagnostic::Diagnostic;
 use crate::config::model::Config;
 
 /// Serves until SIGTERM or SIGINT.
-pub(super) fn run(config: Config, take_over: bool) -> Result<(), StartError> {
+pub(super) fn run(config: Config, warnings: Vec<Diagnostic>, take_over: bool) -> Result<(), StartError> {
     let mut signals = Signals::install()?;
-    let compile = recompile(&config, |config| config);
+    let compile = recompile(&config, warnings, |config| config);
     let Some(app) = signals.start(config, compile, take_over)? else { return Ok(()) };
     signals.serve(app);
     Ok(())
 }
 
-/// Compiles the file of this configuration again, with what the command makes of it.
-pub(super) fn recompile(config: &Config, adapt: fn(Config) -> Config) -> Compile {
+/// Compiles the file of this configuration again, with what the command makes of it. Its `warnings` need not be told again.
+pub(super) fn recompile(config: &Config, warnings: Vec<Diagnostic>, adapt: fn(Config) -> Config) -> Compile {
     let path = config.source.clone();
-    Box::new(move |read| {
+    let compile = move |read| {
         let (config, warnings) = crate::config::compile_file(&path, read, &|name| std::env::var(name).ok())?;
         Ok((adapt(config), warnings))
-    })
+    };
+    Compile { compile: Box::new(compile), warnings }
 }
 
 /// SIGTERM, SIGINT and SIGHUP, caught from the moment this exists: one that comes while the gateway starts still drains it.

@@ -5,6 +5,9 @@
 //!
 //! Where `X-Forwarded-For` came, `Forwarded` is ignored: nearly every proxy writes the former, and most of those pass the
 //! client's own copy of the latter on unread.
+//!
+//! Both families go on saying the same of client, scheme and host: what one of them says and was believed is what the other one is
+//! made anew with.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,8 +29,10 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 pub struct Passed {
     /// The client.
     pub client: IpAddr,
-    /// The field that told it; `None`: the proxy said nothing.
+    /// The field that told it; `None`: the proxy said nothing, or nothing that can be added to.
     family: Option<Family>,
+    /// How many elements from the right were believed; the last of them is the client's.
+    believed: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +50,15 @@ impl Passed {
             // An empty element of a list means nothing (RFC 9110 section 5.6.1.2).
             let hops = hops.map(<[u8]>::trim_ascii).filter(|hop| !hop.is_empty());
             let hops = hops.map(|hop| std::str::from_utf8(hop).ok().and_then(address));
-            return Self { client: walk(peer, hops, trusted), family: Some(Family::XForwardedFor) };
+            let (client, believed) = walk(peer, hops, trusted);
+            return Self { client, family: Some(Family::XForwardedFor), believed };
         }
-        let mut hops = Vec::new();
-        for value in headers.get_all(FORWARDED) {
-            // One that is malformed may have hidden anything: nothing to its left is believed.
-            hops.extend(value.to_str().ok().and_then(nodes).unwrap_or_else(|| vec![None]));
-        }
-        let family = headers.contains_key(FORWARDED).then_some(Family::Forwarded);
-        Self { client: walk(peer, hops.into_iter().rev(), trusted), family }
+        let elements = elements(headers);
+        let hops = elements.iter().rev().map(|element| element.as_ref().and_then(|element| element.node));
+        let (client, believed) = walk(peer, hops, trusted);
+        // To one that is malformed nothing can be added: it may leave a quote open.
+        let is_whole = headers.contains_key(FORWARDED) && elements.iter().all(Option::is_some);
+        Self { client, family: is_whole.then_some(Family::Forwarded), believed }
     }
 
     /// Whether a field of the proxy's stays: the family that was believed, and what else it says of its client. Never a twin with
@@ -66,9 +71,10 @@ impl Passed {
         }
     }
 
-    /// Sets what the gateway adds: itself as one more hop to the family that was believed, and the other family anew.
+    /// Sets what the gateway adds: itself as one more hop to the family that was believed, and the other family anew, so that it says
+    /// the same.
     pub(super) fn set(&self, headers: &mut HeaderMap, peer: &HeaderValue, forwarded: Option<HeaderValue>, proto: &str) {
-        let host = headers.get(header::HOST).cloned();
+        let (proto, host) = self.scheme_and_host(headers, proto);
         match self.family {
             Some(Family::XForwardedFor) => append(headers, X_FORWARDED_FOR, peer),
             _ => set(headers, X_FORWARDED_FOR, HeaderValue::try_from(self.client.to_string())),
@@ -77,31 +83,46 @@ impl Passed {
             (Some(Family::Forwarded), Some(hop), _) => append(headers, FORWARDED, &hop),
             (Some(Family::Forwarded), None, _) | (_, _, None) => {}
             (_, _, Some(host)) => {
-                let element = element(&node(self.client), proto, host);
+                let element = element(&node(self.client), &proto, host);
                 element.into_iter().for_each(|value| drop(headers.insert(FORWARDED, value)));
             }
         }
-        if !one(headers, &X_FORWARDED_PROTO, |value| ["http", "https"].iter().any(|p| p.eq_ignore_ascii_case(value))) {
-            set(headers, X_FORWARDED_PROTO, HeaderValue::try_from(proto));
-        }
-        if let Some(host) = host
-            && !one(headers, &X_FORWARDED_HOST, |value| value.parse::<Authority>().is_ok() && !value.contains('@'))
-        {
-            headers.insert(X_FORWARDED_HOST, host);
-        }
+        set(headers, X_FORWARDED_PROTO, HeaderValue::try_from(proto));
+        host.into_iter().for_each(|host| drop(headers.insert(X_FORWARDED_HOST, host)));
+    }
+
+    /// How and for which host the client asked: by the family that was believed, else by what the proxy says besides, else as the
+    /// proxy asked.
+    fn scheme_and_host(&self, headers: &HeaderMap, proto: &str) -> (String, Option<HeaderValue>) {
+        let mut elements = if self.family == Some(Family::Forwarded) { elements(headers) } else { Vec::new() };
+        let at = elements.len().wrapping_sub(self.believed);
+        let said = if at < elements.len() { elements.swap_remove(at) } else { None }.unwrap_or_default();
+        let said_proto = said.proto.filter(|proto| is_scheme(proto)).or(one(headers, &X_FORWARDED_PROTO, is_scheme));
+        let said_host = said.host.filter(|host| is_host(host)).or(one(headers, &X_FORWARDED_HOST, is_host));
+        let host = said_host.and_then(|host| HeaderValue::try_from(host).ok());
+        (said_proto.unwrap_or(proto).to_owned(), host.or_else(|| headers.get(header::HOST).cloned()))
     }
 }
 
-fn walk(peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>, trusted: &Networks) -> IpAddr {
-    let mut client = peer;
+fn is_scheme(text: &str) -> bool {
+    ["http", "https"].iter().any(|scheme| scheme.eq_ignore_ascii_case(text))
+}
+
+fn is_host(text: &str) -> bool {
+    text.parse::<Authority>().is_ok() && !text.contains('@')
+}
+
+/// The client, and how many hops lead to it.
+fn walk(peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>, trusted: &Networks) -> (IpAddr, usize) {
+    let (mut client, mut believed) = (peer, 0);
     for hop in hops {
         let Some(hop) = hop else { break };
-        client = hop;
+        (client, believed) = (hop, believed + 1);
         if !trusted.contains(hop) {
             break;
         }
     }
-    client
+    (client, believed)
 }
 
 /// An address as proxies write it: with or without a port, IPv6 with or without brackets. `unknown` and `_hidden` are none.
@@ -117,26 +138,49 @@ fn address(text: &str) -> Option<IpAddr> {
     address.or_else(|| in_brackets().map(IpAddr::V6)).map(|address| address.to_canonical())
 }
 
-/// The `for` of each element of a `Forwarded` value; nothing when the value is malformed.
-fn nodes(value: &str) -> Option<Vec<Option<IpAddr>>> {
-    let elements = split(value, ',')?.into_iter().map(str::trim).filter(|element| !element.is_empty());
-    elements.map(node_of).collect()
+/// What an element of `Forwarded` says.
+#[derive(Debug, Default)]
+struct Element<'a> {
+    node: Option<IpAddr>,
+    proto: Option<&'a str>,
+    host: Option<&'a str>,
 }
 
-fn node_of(element: &str) -> Option<Option<IpAddr>> {
-    let mut found = None;
-    for pair in split(element, ';')?.into_iter().map(str::trim).filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=')?;
-        if !name.eq_ignore_ascii_case("for") {
-            continue;
+/// All elements of `Forwarded`; nothing in the place of a value that is malformed: it may have hidden anything.
+fn elements(headers: &HeaderMap) -> Vec<Option<Element<'_>>> {
+    let mut all = Vec::new();
+    for value in headers.get_all(FORWARDED) {
+        match value.to_str().ok().and_then(elements_of) {
+            Some(elements) => all.extend(elements.into_iter().map(Some)),
+            None => all.push(None),
         }
-        if found.is_some() {
-            return None;
-        }
-        let bare = value.strip_prefix('"').map_or(Some(value), |value| value.strip_suffix('"'))?;
-        found = Some(address(bare));
     }
-    Some(found.flatten())
+    all
+}
+
+fn elements_of(value: &str) -> Option<Vec<Element<'_>>> {
+    let elements = split(value, ',')?.into_iter().map(str::trim).filter(|element| !element.is_empty());
+    elements.map(Element::parse).collect()
+}
+
+impl<'a> Element<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let [mut node, mut proto, mut host] = [None; 3];
+        for pair in split(text, ';')?.into_iter().map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=')?;
+            let place = match name.to_ascii_lowercase().as_str() {
+                "for" => &mut node,
+                "proto" => &mut proto,
+                "host" => &mut host,
+                _ => continue,
+            };
+            let bare = value.strip_prefix('"').map_or(Some(value), |value| value.strip_suffix('"'))?;
+            if place.replace(bare).is_some() {
+                return None;
+            }
+        }
+        Some(Self { node: node.and_then(address), proto, host })
+    }
 }
 
 /// Splits outside of quoted strings; nothing when one of those does not end.
@@ -192,11 +236,11 @@ fn set<E>(headers: &mut HeaderMap, name: HeaderName, value: Result<HeaderValue, 
     value.into_iter().for_each(|value| drop(headers.insert(&name, value)));
 }
 
-/// Whether the field came once and with such a value.
-fn one(headers: &HeaderMap, name: &HeaderName, is_good: impl Fn(&str) -> bool) -> bool {
+/// The value of a field that came once and is such a one.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName, is_good: impl Fn(&str) -> bool) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
-    let value = values.next().and_then(|value| value.to_str().ok());
-    value.is_some_and(is_good) && values.next().is_none()
+    let value = values.next().and_then(|value| value.to_str().ok()).filter(|value| is_good(value));
+    value.filter(|_| values.next().is_none())
 }
 
 #[cfg(test)]
@@ -300,7 +344,7 @@ mod tests {
         ]);
         assert_eq!(fields[X_FORWARDED_FOR], "192.0.2.1, 10.0.0.2, 10.0.0.1");
         assert_eq!(fields.get_all(X_FORWARDED_FOR).iter().count(), 1);
-        assert_eq!(fields[FORWARDED], "for=192.0.2.1;proto=http;host=\"h\"");
+        assert_eq!(fields[FORWARDED], "for=192.0.2.1;proto=https;host=\"api.example:8443\"");
         assert_eq!(
             (&fields[X_FORWARDED_PROTO], &fields[X_FORWARDED_HOST]),
             (&"https".parse().unwrap(), &"api.example:8443".parse().unwrap())
@@ -316,6 +360,44 @@ mod tests {
             (&fields[X_FORWARDED_FOR], &fields[FORWARDED]),
             (&"10.0.0.1".parse().unwrap(), &"for=10.0.0.1;proto=http;host=\"h\"".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn both_families_say_the_same_of_scheme_and_host() {
+        const ELEMENT: &str = "for=192.0.2.1;proto=https;host=\"api.example\"";
+        let said = |fields: &[(HeaderName, &str)]| {
+            let fields = passed_on(fields);
+            let text = |name: HeaderName| fields[name].to_str().unwrap().to_owned();
+            (text(X_FORWARDED_PROTO), text(X_FORWARDED_HOST), text(FORWARDED))
+        };
+        let appended = |forwarded: &str| format!("{forwarded}, for=10.0.0.1;proto=http;host=\"h\"");
+        for (forwarded, proto, host) in [
+            (ELEMENT, "https", "api.example"),
+            // The client's own element, and none that another hop or the client has written.
+            ("for=1.1.1.1;proto=http;host=x, for=192.0.2.1;proto=https, for=10.0.0.2;proto=http;host=y", "https", "h"),
+            ("for=192.0.2.1;PROTO=\"HTTPS\";host=a:8443", "HTTPS", "a:8443"),
+            ("for=192.0.2.1;proto=ftp;host=\"a\\\"b\"", "http", "h"),
+            ("proto=https;host=a", "http", "h"),
+        ] {
+            let found = said(&[(FORWARDED, forwarded)]);
+            assert_eq!(found, (proto.to_owned(), host.to_owned(), appended(forwarded)), "{forwarded}");
+        }
+        // What was believed goes before what may be the client's own.
+        let twin = [(FORWARDED, ELEMENT), (X_FORWARDED_PROTO, "http"), (X_FORWARDED_HOST, "forged")];
+        assert_eq!(said(&twin), ("https".to_owned(), "api.example".to_owned(), appended(ELEMENT)));
+        let half = [(FORWARDED, "for=192.0.2.1"), (X_FORWARDED_PROTO, "https")];
+        assert_eq!(said(&half).0, "https");
+        let half = [(X_FORWARDED_FOR, "192.0.2.1"), (X_FORWARDED_PROTO, "https"), (X_FORWARDED_HOST, "a, b")];
+        assert_eq!(said(&half).2, "for=192.0.2.1;proto=https;host=\"h\"");
+    }
+
+    #[test]
+    fn to_a_field_that_is_malformed_nothing_is_added() {
+        for open in ["for=\"192.0.2.1", "for=192.0.2.1;for=192.0.2.2", "192.0.2.1"] {
+            assert_eq!(passed_on(&[(FORWARDED, open)])[FORWARDED], "for=10.0.0.1;proto=http;host=\"h\"", "{open}");
+        }
+        let lines = [(FORWARDED, "for=\"192.0.2.1"), (FORWARDED, "for=192.0.2.7, for=10.0.0.2")];
+        assert_eq!(passed_on(&lines)[FORWARDED], "for=192.0.2.7;proto=http;host=\"h\"");
     }
 
     #[test]

@@ -10,13 +10,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
+use http::response::Parts;
+use http::{StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::fields::Fields;
 use super::first::First;
+use super::kept::{Again, Kept};
 use super::pool::Lease;
 use crate::policy::headers::{self, filter_trailers};
 
@@ -129,8 +131,8 @@ pub enum RequestBody {
     Empty,
     /// Held in memory because a value was read from it; goes on byte for byte.
     Held(Bytes),
-    /// Straight from the client.
-    Streamed(Streamed),
+    /// Straight from the client. Boxed: every request is moved as often as one with a body.
+    Streamed(Box<Streamed>),
 }
 
 /// A client's body, counted and bounded.
@@ -143,6 +145,8 @@ pub struct Streamed {
     progress: Arc<Progress>,
     /// What the upstream gets from us, and so from no trailer.
     ours: Option<Arc<Fields>>,
+    /// Where it may have to go out again.
+    kept: Option<Kept>,
 }
 
 impl RequestBody {
@@ -156,7 +160,7 @@ impl RequestBody {
     ) -> Self {
         progress.unread.store(true, Ordering::Relaxed);
         let (left, idle) = (limit.unwrap_or(u64::MAX), IdleTimer::new(idle));
-        Self::Streamed(Streamed { incoming, version, left, idle, progress, ours: None })
+        Self::Streamed(Box::new(Streamed { incoming, version, left, idle, progress, ours: None, kept: None }))
     }
 
     /// No trailer passes that has the name of one of these.
@@ -166,7 +170,16 @@ impl RequestBody {
         }
     }
 
-    /// The same once more, unless it streams: what was read from the client is not kept.
+    /// What will be there of it, should it have to go out again.
+    pub(super) fn keep(&mut self) -> Again {
+        match self {
+            Self::Streamed(streamed) => Again::Kept(streamed.kept.insert(Kept::default()).clone()),
+            Self::Held(bytes) => Again::Whole(Self::Held(bytes.clone())),
+            Self::Empty => Again::Whole(Self::Empty),
+        }
+    }
+
+    /// The same once more, unless it streams.
     pub(super) fn again(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
@@ -194,8 +207,16 @@ impl Streamed {
             Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
             Some(Err(_)) => false,
         };
+        if let (Some(kept), Some(Ok(frame))) = (&self.kept, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            kept.note(data);
+        }
         if is_last {
             self.progress.unread.store(false, Ordering::Relaxed);
+            if let Some(kept) = &self.kept {
+                kept.end(frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)));
+            }
         }
         Poll::Ready(match frame {
             None => None,
@@ -263,6 +284,11 @@ pub(super) fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
     version == Version::HTTP_2 && !incoming.is_end_stream()
 }
 
+/// Whether it brings no octet of content.
+fn is_empty(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_none_or(Bytes::is_empty)
+}
+
 /// A body on its way to the client, holding the upstream connection until its end.
 #[derive(Debug)]
 pub struct UpstreamBody {
@@ -277,20 +303,27 @@ pub struct UpstreamBody {
     progress: Option<Arc<Progress>>,
     /// It has ended before its end.
     broken: bool,
+    /// By its status it has no content, however it is framed.
+    contentless: bool,
 }
 
 impl UpstreamBody {
-    /// An error when it has broken already: hyper would close on the client without sending even the head.
+    /// Of the answer with this head. An error when it has broken already: hyper would close on the client without sending even that.
     pub(super) fn new(
         mut incoming: Incoming,
-        version: Version,
+        head: &Parts,
         idle: Duration,
         lease: Lease,
         progress: Option<Arc<Progress>>,
     ) -> Result<Self, BodyError> {
+        let (version, contentless) = (head.version, head.status == StatusCode::RESET_CONTENT);
         let first = First::of(&mut incoming, version)?;
+        if contentless && first.as_ref().is_some_and(|first| first.length() > 0) {
+            return Err(BodyError::Broken);
+        }
         let idle = IdleTimer::new(idle);
-        let mut body = Self { incoming, version, first, idle, lease: Some(lease), progress, broken: false };
+        let (lease, broken) = (Some(lease), false);
+        let mut body = Self { incoming, version, first, idle, lease, progress, broken, contentless };
         if body.is_end_stream() {
             body.give_back();
         }
@@ -300,7 +333,8 @@ impl UpstreamBody {
     /// Of a 101: its connection speaks HTTP no more, so it is never given back.
     pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
         let (version, idle) = (Version::HTTP_11, IdleTimer::new(Duration::MAX));
-        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None, broken: false }
+        let (first, lease, progress, broken, contentless) = (None, Some(lease), None, false, false);
+        Self { incoming, version, first, idle, lease, progress, broken, contentless }
     }
 
     /// The connection, for whoever takes it over.
@@ -367,6 +401,7 @@ impl Body for UpstreamBody {
                 None
             }
             Some(Err(_)) => return this.break_late(cx),
+            Some(Ok(frame)) if this.contentless && !is_empty(&frame) => return this.break_late(cx),
             Some(Ok(mut frame)) => {
                 // Nothing comes after trailers, and nobody asks again.
                 let is_last = frame.is_trailers() || this.is_end_stream();

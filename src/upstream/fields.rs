@@ -32,10 +32,23 @@ pub fn read_fields(upstreams: &[Upstream]) -> Result<Vec<Fields>, FieldError> {
     upstreams.iter().map(read).collect()
 }
 
-/// All fields of an upstream, files read anew.
 pub(super) fn read(upstream: &Upstream) -> Result<Fields, FieldError> {
     let field = |(name, secret): &(HeaderName, Secret)| Ok((name.clone(), value(upstream, name, secret)?));
     upstream.set_headers.iter().map(field).collect()
+}
+
+/// The same once more: a value that cannot be read any more is what it was `before`.
+fn read_again(upstream: &Upstream, before: &Fields) -> (Fields, Vec<FieldError>) {
+    let mut troubles = Vec::new();
+    let field = |((name, secret), (_, before)): (&(HeaderName, Secret), &(HeaderName, HeaderValue))| {
+        let read = value(upstream, name, secret).unwrap_or_else(|error| {
+            troubles.push(error);
+            before.clone()
+        });
+        (name.clone(), read)
+    };
+    let fields = upstream.set_headers.iter().zip(before).map(field).collect();
+    (fields, troubles)
 }
 
 fn value(upstream: &Upstream, name: &HeaderName, secret: &Secret) -> Result<HeaderValue, FieldError> {
@@ -56,24 +69,21 @@ fn value(upstream: &Upstream, name: &HeaderName, secret: &Secret) -> Result<Head
     Ok(value)
 }
 
-/// Reads files again as long as the upstream is there. One that cannot be read changes nothing.
+/// Reads files again as long as the upstream is there. One that cannot be read changes nothing, and is told once.
 pub(super) async fn keep_read(cluster: Weak<Cluster>) {
-    let mut failing = false;
+    let mut told = Vec::new();
     loop {
         sleep(PERIOD).await;
         let Some(cluster) = cluster.upgrade() else { return };
-        let config = cluster.config.clone();
-        let Ok(fields) = tokio::task::spawn_blocking(move || read(&config)).await else { continue };
-        match fields {
-            Ok(fields) => {
-                failing = false;
-                cluster.set_fields(fields);
-            }
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(%error, "the value read before stays");
-            }
-            Err(_) => {}
+        let (config, before) = (cluster.config.clone(), cluster.fields.load_full());
+        let Ok((fields, troubles)) = tokio::task::spawn_blocking(move || read_again(&config, &before)).await else {
+            continue;
+        };
+        cluster.set_fields(fields);
+        let troubles: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+        for error in troubles.iter().filter(|trouble| !told.contains(*trouble)) {
+            tracing::warn!(%error, "the value read before stays");
         }
+        told = troubles;
     }
 }

@@ -17,7 +17,7 @@ const MAX_IDLE: usize = 256;
 const MAX_ROUNDS: u32 = 110;
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     /// The round in which it became idle.
     since: u32,
 }

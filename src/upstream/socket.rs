@@ -39,6 +39,11 @@ impl Socket {
 }
 
 impl Socket {
+    /// Whether TLS says where the peer's octets end.
+    pub const fn is_encrypted(&self) -> bool {
+        matches!(self.transport, Transport::Tls(_))
+    }
+
     /// Ready once a read would bring something. Whoever asks has read all that there was, so that TLS holds nothing back.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {

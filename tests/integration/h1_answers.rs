@@ -199,6 +199,10 @@ fn an_answer_framed_in_two_ways_or_in_an_unknown_one_is_502() {
     bench.refuses("GET", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
     bench.refuses("GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     bench.refuses("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok");
+    bench.refuses("GET", "HTTP/1.1 205 Reset Content\r\nContent-Length: 2\r\n\r\nok");
+    // Its framing is one of those that a 205 may have (RFC 9110 section 15.3.6); its content is not.
+    bench.breaks("HTTP/1.1 205 Reset Content\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+    bench.breaks("HTTP/1.1 205 Reset Content\r\n\r\nok");
 }
 
 #[test]
@@ -323,6 +327,8 @@ fn what_is_unusual_and_lawful_passes() {
         ("GET", "HTTP/1.1 200 OK\r\nTRANSFER-ENCODING: Chunked\r\n\r\n2;a=\"b;c\"\r\nok\r\n00\r\nX: y\r\n\r\n".to_owned(), "ok"),
         ("GET", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_owned(), "ok"),
         ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n".to_owned(), ""),
+        ("GET", "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n".to_owned(), ""),
+        ("GET", "HTTP/1.1 205 Reset Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), ""),
         ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n".to_owned(), ""),
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n".to_owned(), ""),
         ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), ""),

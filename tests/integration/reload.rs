@@ -210,11 +210,7 @@ fn a_request_in_flight_ends_under_the_configuration_it_began_with() {
 
 /// Kilobytes of memory and number of descriptors.
 fn weight(gateway: &Gateway) -> (u64, usize) {
-    let pid = gateway.process.pid();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let rss = line.trim().trim_end_matches(" kB").parse().unwrap();
-    (rss, std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+    (gateway.process.resident(), gateway.process.files())
 }
 
 /// Experiment 16. The file is written in place, in two steps, as the worst of editors do.
@@ -246,7 +242,7 @@ fn twenty_reloads_a_quarter_of_them_bad_cost_no_request_and_no_memory() {
         weights.push(weight(&stand.gateway));
         std::thread::sleep(pause.saturating_sub(began.elapsed()));
     }
-    let turned_away = kept.refused() + fresh.refused();
+    let (turned_away, opened) = (kept.refused() + fresh.refused(), kept.opened());
     let (kept, fresh) = (kept.stop(), fresh.stop());
     println!(
         "kept connections {:?}, fresh ones {:?}, {turned_away} refused; slowest {slowest:?}",
@@ -254,7 +250,11 @@ fn twenty_reloads_a_quarter_of_them_bad_cost_no_request_and_no_memory() {
         statuses(&fresh)
     );
     println!("RSS in KiB and descriptors after each reload: {weights:?}");
-    assert_eq!(turned_away, 0);
+    assert_eq!(
+        (turned_away, opened),
+        (0, 40),
+        "no connection is refused, and none of those kept had to be opened again"
+    );
     assert!(statuses(&kept).iter().chain(&statuses(&fresh)).all(|(status, _)| *status == 200));
     // Flat from the fifth on, but for what an allocator does, and for requests that met at a slow moment: each opened a connection to
     // the upstream, which is kept.
@@ -285,6 +285,61 @@ fn timeouts_of_open_connections_follow_the_new_file() {
     stand.get("/echo/open/x").on(&mut connection).expect_status(200);
     edit(&stand, "keepalive: 5m", "keepalive: 200ms");
     assert!(connection.is_closed_by_server());
+}
+
+#[test]
+fn a_warning_is_told_again_only_when_it_is_new() {
+    let proxies = "trusted_proxies: [10.0.0.0/8, 0.0.0.0/0]";
+    let stand = layout().listener(proxies).start();
+    let told = |text: &str| stand.gateway.process.stderr().matches(text).count();
+    let (trusts, plain) = ("trusts everybody to say who the client is", "not bind the organization");
+    let reloaded = |text: &str| eventually(text, SOON, || told(text) == 1);
+    assert_eq!((told(trusts), told("nothing proves to the backend")), (1, 1));
+    // All of it moves down.
+    edit(&stand, "listen:", "# a comment\nlisten:");
+    reloaded("nothing is different; 3 warnings remain");
+    assert_eq!(told(trusts), 1);
+    edit(&stand, "[10.0.0.0/8, 0.0.0.0/0]", "[10.0.0.0/8]");
+    reloaded("; 2 warnings remain");
+    // A file that is refused has no say in it.
+    edit(&stand, "access: public", "access: pubic");
+    eventually("the refusal", SOON, || is_stale(&stand.gateway));
+    edit(&stand, "access: pubic", "access: public");
+    eventually("the way back", SOON, || told("2 warnings remain") == 2);
+    edit(&stand, "[10.0.0.0/8]", "[10.0.0.0/8, 0.0.0.0/0]");
+    eventually("one that is new", SOON, || told(trusts) == 2 && told("2 warnings remain") == 3);
+    assert_eq!((told("nothing proves to the backend"), told(plain)), (1, 1));
+}
+
+#[test]
+fn what_can_be_read_only_once_is_told_at_the_start_and_is_no_trouble_later() {
+    let stand = layout().start();
+    let text = std::fs::read_to_string(stand.config()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("gateway.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let written = std::thread::spawn({
+        let (pipe, text) = (pipe.clone(), text.clone());
+        move || std::fs::write(pipe, text).unwrap()
+    });
+    let gateway = Gateway::start("piped", stand.folder(), &pipe);
+    written.join().unwrap();
+    let told = || gateway.process.stderr().matches("cannot be read again: hot reload is off").count();
+    eventually("it is told", SOON, || told() == 1);
+    gateway.get("/echo/open/x").send().expect_status(200);
+    gateway.process.signal(Signal::HUP);
+    eventually("it is told to who asks", SOON, || told() == 2);
+    // Several looks later.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((told(), reloads(&gateway, "refused"), is_stale(&gateway)), (2, 0.0, false));
+    assert!(!gateway.process.stderr().contains("ERROR"), "{}", gateway.process.stderr());
+    // A file in its place is one like any other.
+    let beside = folder.path().join("beside");
+    std::fs::write(&beside, text.replace("/echo/open/", "/echo/new/")).unwrap();
+    std::fs::rename(&beside, &pipe).unwrap();
+    eventually("the file is in force", SOON, || gateway.get("/echo/new/x").send().status() == 200);
+    std::fs::remove_file(&pipe).unwrap();
+    eventually("and missed when it is gone", SOON, || is_stale(&gateway));
 }
 
 #[test]

@@ -126,6 +126,39 @@ fn a_secret_in_a_file_is_read_again_when_it_changes_and_stays_when_it_cannot_be_
 }
 
 #[test]
+fn a_secret_that_is_emptied_or_gone_stays_and_each_trouble_is_told_once_with_member_and_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    std::fs::write(&first, "one").unwrap();
+    std::fs::write(&second, "two").unwrap();
+    let backend = Scripted::answering(HELLO);
+    let file = |path: &std::path::Path| format!("{{ file: \"{}\" }}", path.display());
+    let stand = before(&backend, &format!("set_headers: {{ X-First: {}, X-Second: {} }}", file(&first), file(&second)));
+    let seen = || {
+        stand.get("/x").send().expect_status(200);
+        let request = backend.requests().pop().unwrap();
+        (request.all("x-first").join(","), request.all("x-second").join(","))
+    };
+    let told = |text: &str| stand.gateway.process.stderr().matches(text).count();
+    let emptied = format!("upstreams.main.set_headers.x-first: {} is not the value of a field", first.display());
+    let gone = format!("upstreams.main.set_headers.x-first: cannot read {}", first.display());
+    std::fs::write(&first, "").unwrap();
+    eventually("an emptied file is told", SOON, || told(&emptied) == 1);
+    // Another trouble of the same file, and another file that is well all the while.
+    std::fs::remove_file(&first).unwrap();
+    eventually("a file that is gone is told", SOON, || told(&gone) == 1);
+    std::fs::write(&second, "new").unwrap();
+    eventually("the other file is taken up", SOON, || seen().1 == "new");
+    assert_eq!(seen().0, "one");
+    std::fs::write(&first, "back").unwrap();
+    eventually("it is taken up again", SOON, || seen().0 == "back");
+    assert_eq!((told(&emptied), told(&gone)), (1, 1));
+    std::fs::write(&first, "").unwrap();
+    eventually("the same trouble again is told again", SOON, || told(&emptied) == 2);
+    assert_eq!(seen(), ("back".to_owned(), "new".to_owned()));
+}
+
+#[test]
 fn a_secret_that_is_not_there_at_the_start_is_told_and_nothing_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("gateway.yaml");

@@ -78,7 +78,7 @@ fn the_fields_of_a_trusted_proxy_are_added_to_and_those_of_anybody_else_are_set_
     let answer = ask(&behind_a_proxy(), &fields);
     for (name, value) in [
         ("x-forwarded-for", "192.0.2.1, 10.0.0.2, 127.0.0.1"),
-        ("forwarded", "for=192.0.2.1;proto=http;host=\"gateway.example\""),
+        ("forwarded", "for=192.0.2.1;proto=https;host=\"api.example\""),
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "api.example"),
         ("x-forwarded-port", "8443"),
@@ -91,6 +91,7 @@ fn the_fields_of_a_trusted_proxy_are_added_to_and_those_of_anybody_else_are_set_
     let hop = "for=127.0.0.1;proto=http;host=\"gateway.example\"";
     assert_eq!(answer.echoed_once("forwarded"), format!("for=192.0.2.1;proto=https, {hop}"));
     assert_eq!(answer.echoed_once("x-forwarded-for"), "192.0.2.1");
+    assert_eq!(answer.echoed_once("x-forwarded-proto"), "https", "as the other family says");
 
     for elsewhere in [layout().start(), layout().listener("trusted_proxies: [10.0.0.0/8]").start()] {
         let answer = ask(&elsewhere, &fields);

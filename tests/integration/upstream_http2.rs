@@ -214,3 +214,20 @@ fn what_no_final_answer_may_be_is_502() {
         stand.get(&format!("/echo/{status}")).bearer(&key).send().expect_refusal(502, "upstream_unreachable");
     }
 }
+
+#[test]
+fn a_205_has_no_content() {
+    let upstream = Scripted::start(|wire| {
+        let Some(mut peer) = Http2Wire::accept(wire, &[]) else { return };
+        while let Some((stream, request)) = peer.request() {
+            let body = if request.field(":path") == Some("/echo/body") { "body" } else { "" };
+            peer.answer(stream, &[(":status", "205")], body.as_bytes());
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let response = stand.get("/echo/none").bearer(&key).send().expect_status(205);
+    assert!(response.complete && response.body.is_empty());
+    let response = stand.get("/echo/body").bearer(&key).send();
+    // As its head came with the body or before it.
+    assert!(response.status() == 502 || !response.complete && response.body.is_empty(), "{response:?}");
+}

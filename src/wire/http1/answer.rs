@@ -30,8 +30,10 @@ const STEP: u8 = 0b11;
 const HEAD: u8 = 0b100;
 /// It asked for an upgrade: one 101 may come, and what follows it is no HTTP.
 const UPGRADE: u8 = 0b1000;
-/// Octets came that belong to no answer: the connection takes no further request.
+/// The connection takes no further request: octets came that belong to no answer, or a write found nobody.
 const SPOILT: u8 = 0b1_0000;
+/// It was answered by a 101.
+const LEFT: u8 = 0b10_0000;
 
 /// What is asked on a connection to an upstream, shared by whoever asks and by whoever reads the answer. One thread uses it.
 #[derive(Debug, Default)]
@@ -52,21 +54,28 @@ impl Exchange {
         }
     }
 
-    /// Whether octets came that nobody asked for: such a connection is not used again.
+    /// Whether the connection may not be used again.
     pub fn is_spoilt(&self) -> bool {
         self.0.load(Ordering::Relaxed) & SPOILT != 0
+    }
+
+    /// The connection takes no further request.
+    pub fn spoil(&self) {
+        self.0.store(self.state() | SPOILT, Ordering::Relaxed);
+    }
+
+    /// Whether HTTP has ended on it.
+    pub fn has_left_http(&self) -> bool {
+        self.state() & LEFT != 0
     }
 
     fn state(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn end(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
-    }
-
-    fn spoil(&self) {
-        self.0.store(self.state() | SPOILT, Ordering::Relaxed);
+    /// `how`: [`IDLE`] or [`LEFT`].
+    fn end(&self, how: u8) {
+        self.0.store(self.state() & SPOILT | how, Ordering::Relaxed);
     }
 }
 
@@ -101,10 +110,10 @@ impl Answers {
             return self.interim(status, head, asked);
         }
         self.interim = 0;
-        self.exchange.end();
+        self.exchange.end(IDLE);
         Ok(match (status, head.length) {
             // Without a body, whatever is announced; but this announces what cannot be (RFC 9110 section 8.6, RFC 9112 6.1).
-            (204, Some(1..)) => return Err(Fault::Malformed("Length of an answer without content")),
+            (204 | 205, Some(1..)) => return Err(Fault::Malformed("Length of an answer without content")),
             (204, _) if head.is_chunked => return Err(Fault::Malformed("Chunks of an answer without content")),
             (204 | 304, _) => Body::None,
             _ if asked & HEAD != 0 => Body::None,
@@ -123,7 +132,7 @@ impl Answers {
             if asked & UPGRADE == 0 {
                 return Err(Fault::Malformed("Upgrade that nobody asked for"));
             }
-            self.exchange.end();
+            self.exchange.end(LEFT);
             return Ok(Body::ToClose);
         }
         self.interim += 1;

@@ -19,7 +19,7 @@ pub use answer::{Answers, Exchange, MAX_HEAD, MAX_INTERIM};
 pub use gate::{Body, Gate, Messages, Standing};
 pub use request::{Refused, RequestLimits, Requests};
 
-use super::{is_field_octet, is_token, table};
+use super::{is_field_octet, is_field_value, is_token, table};
 use crate::policy::rejection::Rejection;
 
 /// What is wrong with a message.

@@ -68,6 +68,11 @@ impl RecordedBody {
     pub(crate) fn revoked(&self) -> Option<Revoked> {
         lasting::watch(self.record.as_ref().filter(|_| !self.is_end_stream())?, lasting::LASTS)
     }
+
+    /// How long its client may take nothing of it, where its route says so.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.record.as_ref()?.permit.as_ref()?.grant().route().idle_timeout
+    }
 }
 
 /// Hangs the record on the answer.

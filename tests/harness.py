@@ -131,9 +131,9 @@ class Gateway:
         self.cli("accounts", "set", name, "--plan", plan, *limits)
         return name
 
-    def key(self, *scopes: str, account: str = ACCOUNT, model_ids=()) -> dict:
+    def key(self, *scopes: str, account: str = ACCOUNT, model_ids=(), environment: str = "live") -> dict:
         """A new key, made by the command line: the object of the management API, with the secret in `key`."""
-        arguments = ["--name", f"test {secrets.token_hex(4)}", "--account", account]
+        arguments = ["--name", f"test {secrets.token_hex(4)}", "--account", account, "--environment", environment]
         for scope in scopes:
             arguments += ["--scope", scope]
         for model in model_ids:

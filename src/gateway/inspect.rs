@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
 use super::context::{Inbound, RequestRecord};
@@ -61,7 +61,9 @@ impl Gateway {
 
 /// Reads a body up to a limit, waiting only so long between two parts of it.
 pub(super) async fn read(body: &mut Incoming, limit: u64, idle: std::time::Duration) -> Result<Bytes, GatewayError> {
-    let mut held = BytesMut::new();
+    // What is grown into holds twice as much on its way.
+    let declared = body.size_hint().exact().unwrap_or(0).min(limit);
+    let mut held = BytesMut::with_capacity(usize::try_from(declared).unwrap_or(0));
     loop {
         match timeout(idle, body.frame()).await {
             Err(_elapsed) => return Err(GatewayError::RequestBody(BodyError::Idle, None)),

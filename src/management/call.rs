@@ -178,13 +178,15 @@ impl Query {
 
 /// The segments below `root`, if the path is `root` or below it.
 fn below<'a, 'b>(root: &str, segments: &'a [Cow<'b, str>]) -> Option<&'a [Cow<'b, str>]> {
-    let mut rest = segments;
-    for wanted in root.trim_start_matches('/').split('/') {
+    let (mut root, mut rest) = (root, segments);
+    while !root.is_empty() {
         let (first, others) = rest.split_first()?;
-        if first != wanted {
+        // Compared where it stands: on every request's path.
+        let after = root.strip_prefix('/')?.strip_prefix(&**first)?;
+        if !after.is_empty() && !after.starts_with('/') {
             return None;
         }
-        rest = others;
+        (root, rest) = (after, others);
     }
     Some(rest)
 }

@@ -27,8 +27,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const SET_FOR_UPSTREAM: usize = 20;
 const SET_FOR_CLIENT: usize = 6;
 
-/// Fields that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
+/// Fields that concern one connection only (RFC 9110 section 7.6.1), `Connection` first, beside those that it names.
+static HOP_BY_HOP: [HeaderName; 6] = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// Fields by which a client could pass itself off as somebody else or as another request, or that are meant for us alone.
 const FORGEABLE: [&str; 11] = [
@@ -165,26 +165,41 @@ pub(super) fn remove_family(headers: &mut HeaderMap, start: &str) {
 
 /// Removes hop-by-hop fields and those that `Connection` names. Framing and `Host` are never removed by name.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // To look at each name costs less than to look for each of those that may be there.
+    let mut is_there = [false; HOP_BY_HOP.len()];
+    for name in headers.keys() {
+        if let Some(at) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            is_there[at] = true;
+        }
+    }
+    if is_there[0] {
+        strip_named(headers);
+    }
+    for (name, _) in HOP_BY_HOP.iter().zip(is_there).filter(|(_, is_there)| *is_there) {
+        headers.remove(name);
+    }
+}
+
+/// Removes what `Connection` names.
+fn strip_named(headers: &mut HeaderMap) {
     // The usual values name nothing beyond what goes anyway.
     let usual = |value: &HeaderValue| {
         value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
     };
-    if !headers.get_all(CONNECTION).iter().all(usual) {
-        // Octets, not text: one name that is none must not hide the others.
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-            .filter(|name| *name != CONTENT_LENGTH && *name != HOST && *name != FORWARDED)
-            // Believed of a trusted proxy, so no client behind it may take them away (CVE-2022-31813).
-            .filter(|name| !is_of(&FORWARDING, name.as_str()))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    if headers.get_all(CONNECTION).iter().all(usual) {
+        return;
     }
-    for name in &HOP_BY_HOP {
+    // Octets, not text: one name that is none must not hide the others.
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| *name != CONTENT_LENGTH && *name != HOST && *name != FORWARDED)
+        // Believed of a trusted proxy, so no client behind it may take them away (CVE-2022-31813).
+        .filter(|name| !is_of(&FORWARDING, name.as_str()))
+        .collect();
+    for name in named {
         headers.remove(name);
     }
 }

@@ -27,8 +27,13 @@ impl<'a> RequestPath<'a> {
             return Err(Rejection::bad_request("Path must start with /"));
         };
         let mut segments = Vec::with_capacity(8);
-        for segment in rest.split('/') {
+        let mut rest = Some(rest);
+        while let Some(path) = rest {
+            // Octet by octet: segments are short, and what `split` brings along for long ones costs more.
+            let end = path.bytes().position(|byte| byte == b'/');
+            let segment = end.map_or(path, |end| &path[..end]);
             segments.push(decode_segment(segment).map_err(Rejection::bad_request)?);
+            rest = end.map(|end| &path[end + 1..]);
         }
         // Only the last one may be empty, which is a trailing slash; but not by way of parameters, which some servers drop.
         let inner = segments.len() - 1;

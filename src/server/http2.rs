@@ -36,7 +36,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, socket: Socket, conn: Arc<ConnI
     conn.multiplex(gateway.shared().clock.mono());
     let config = gateway.snapshot().config.clone();
     let longest_head = header_list(&config.limits);
-    let io = Http2Io::new(socket, conn.clone(), gateway.shared().clock.clone(), longest_head as usize);
+    let io = Http2Io::new(socket, conn.clone(), gateway.shared().clock.clone(), 2 * longest_head as usize);
     let mut builder = http2::Builder::new(Streams { idle: config.timeouts.idle });
     builder
         .timer(TokioTimer::new())

@@ -15,9 +15,10 @@ use tokio::time::{Sleep, sleep};
 
 use crate::clock::Clock;
 use crate::gateway::connection::ConnInfo;
-use crate::upstream::Socket;
-use crate::wire::frames::{Budget, Reason, Walker, go_away};
-use crate::wire::heads::{Heads, Odd};
+use crate::upstream::{Socket, poll_read_sifted};
+use crate::wire::frames::{Budget, Frame, Reason, Walker, go_away};
+use crate::wire::heads::Heads;
+use crate::wire::sieve::{Judge, Sieve};
 
 /// How long, and how much, a peer may go on sending after the last frame: closing at once would reset the connection and could
 /// destroy that frame on its way.
@@ -27,51 +28,59 @@ const LINGER_OCTETS: usize = 1 << 20;
 /// The socket, watched.
 pub(super) struct Http2Io {
     socket: Socket,
-    conn: Arc<ConnInfo>,
-    clock: Arc<dyn Clock>,
-    inbound: Walker,
-    heads: Heads,
+    sieve: Sieve,
+    requests: Requests,
     outbound: Walker,
-    budget: Budget,
     /// What is still to be said of a peer that was cut off; `None`: it was not.
     farewell: Option<Vec<u8>>,
     linger: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl Http2Io {
-    /// Around a socket whose preface has not been taken from it.
-    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>, longest_head: usize) -> Self {
-        conn.in_head(true, &*clock);
-        let (inbound, outbound, budget) = (Walker::client(), Walker::server(), Budget::new(clock.mono()));
-        let heads = Heads::new(longest_head);
-        Self { socket, conn, clock, inbound, heads, outbound, budget, farewell: None, linger: None }
+/// What the client sends, judged.
+struct Requests {
+    conn: Arc<ConnInfo>,
+    clock: Arc<dyn Clock>,
+    heads: Heads,
+    budget: Budget,
+}
+
+impl Judge for Requests {
+    fn frame(&mut self, frame: Frame) -> Result<(), Reason> {
+        let is_enough = self.budget.spend(frame, || self.clock.mono());
+        if is_enough { Ok(()) } else { Err(Reason::TooMuch) }
     }
 
-    /// Looks at octets that came; tells why they are the last.
-    fn admit(&mut self, octets: &[u8]) -> Option<Reason> {
-        let Self { inbound, heads, budget, clock, conn, .. } = self;
-        let (mut admitted, mut malformed) = (true, false);
-        inbound.feed_heads(
-            octets,
-            heads,
-            |frame| admitted &= budget.spend(frame, || clock.mono()),
-            |odd| match odd {
-                Odd::Request(target) => conn.found_malformed(target),
-                Odd::Trailers => malformed = true,
-            },
-        );
-        self.conn.in_head(self.inbound.is_in_head(), &*self.clock);
-        match (malformed, admitted) {
-            (true, _) => Some(Reason::Malformed),
-            (false, false) => Some(Reason::TooMuch),
-            (false, true) => None,
+    fn begin(&mut self, _: Frame) {
+        self.heads.begin();
+    }
+
+    fn field(&mut self, name: &[u8], value: &[u8]) {
+        self.heads.field(name, value);
+    }
+
+    fn end(&mut self, frame: Frame, is_unsound: bool) -> Result<bool, Reason> {
+        let may_pass = self.heads.end(frame, is_unsound);
+        if let Some(target) = self.heads.odd_target() {
+            self.conn.found_malformed(target);
         }
+        Ok(may_pass)
+    }
+}
+
+impl Http2Io {
+    /// Around a socket whose preface has not been taken from it.
+    pub(super) fn new(socket: Socket, conn: Arc<ConnInfo>, clock: Arc<dyn Clock>, longest_block: usize) -> Self {
+        conn.in_head(true, &*clock);
+        let budget = Budget::new(clock.mono());
+        let requests = Requests { conn, clock, heads: Heads::default(), budget };
+        let (sieve, outbound) = (Sieve::client(longest_block), Walker::default());
+        Self { socket, sieve, requests, outbound, farewell: None, linger: None }
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>, slices: &[IoSlice<'_>]) {
-        self.conn.wrote(written.is_ready(), &*self.clock);
+        let Self { outbound, requests: Requests { conn, clock, budget, .. }, .. } = self;
+        conn.wrote(written.is_ready(), &**clock);
         let Poll::Ready(Ok(mut left)) = *written else { return };
-        let Self { outbound, budget, .. } = self;
         for slice in slices {
             let taken = slice.len().min(left);
             outbound.feed(&slice[..taken], |frame| budget.earn(frame));
@@ -96,12 +105,12 @@ impl AsyncRead for Http2Io {
         if this.farewell.is_some() {
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
-        if let Some(reason) = this.admit(&buf.filled()[before..]) {
-            tracing::debug!(client = %this.conn.peer, ?reason, "a connection is cut off");
-            this.farewell = Some(go_away(this.inbound.last_stream, reason));
-            buf.set_filled(before);
+        let Self { socket, sieve, requests, .. } = this;
+        let polled = poll_read_sifted(socket, sieve, requests, cx, buf);
+        requests.conn.in_head(sieve.is_in_head(), &*requests.clock);
+        if let Some(reason) = ready!(polled)? {
+            tracing::debug!(client = %requests.conn.peer, ?reason, "a connection is cut off");
+            this.farewell = Some(go_away(sieve.last_stream, reason));
         }
         Poll::Ready(Ok(()))
     }

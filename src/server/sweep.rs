@@ -10,6 +10,17 @@ use crate::policy::instant::Mono;
 /// side cannot be told from whoever has left until something was written; and most have left.
 const HALF_CLOSED: Duration = Duration::from_secs(1);
 
+/// How long a client of HTTP/2 that was told goodbye may take to answer and leave.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Whether an idle connection is to be told that it ends. HTTP/2 has a word for it (RFC 9113 section 9.1): whoever is about to
+/// send a request then knows that it was not processed.
+pub(super) fn is_goodbye(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
+    let (phase, since) = conn.phase();
+    let is_over = conn.is_multiplexed() && phase == Phase::Idle && now.since(since) > timeouts.keepalive;
+    is_over && !conn.is_leaving()
+}
+
 /// Whether a connection is to be ended now.
 pub(super) fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
     // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
@@ -21,6 +32,7 @@ pub(super) fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> boo
     }
     let (phase, since) = conn.phase();
     let limit = match phase {
+        Phase::Idle if conn.is_multiplexed() => timeouts.keepalive + GOODBYE,
         Phase::Idle => timeouts.keepalive,
         Phase::Head => timeouts.header,
         Phase::Busy => return false,
@@ -65,6 +77,20 @@ mod tests {
     async fn a_connection_on_which_nothing_comes_ends_by_keepalive() {
         let (conn, clock) = connection();
         assert!(ends_after(&conn, &clock, 75).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_of_http2_is_told_once_and_ends_a_little_later() {
+        let (conn, clock) = connection();
+        conn.multiplex(clock.mono());
+        advance(Duration::from_secs(75)).await;
+        assert!(!is_goodbye(&conn, clock.mono(), &TIMEOUTS));
+        advance(Duration::from_millis(1)).await;
+        assert!(is_goodbye(&conn, clock.mono(), &TIMEOUTS) && !is_overdue(&conn, clock.mono(), &TIMEOUTS));
+        conn.drain();
+        assert!(!is_goodbye(&conn, clock.mono(), &TIMEOUTS));
+        advance(GOODBYE).await;
+        assert!(is_overdue(&conn, clock.mono(), &TIMEOUTS));
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::listener::Listeners;
 use super::places::{Counts, Place};
-use super::sweep::is_overdue;
+use super::sweep::{is_goodbye, is_overdue};
 use super::tls::FrontTls;
 use super::turn_away::turn_away;
 use super::{connection, descriptors, proxy_protocol};
@@ -333,6 +333,7 @@ impl Worker {
         let is_over =
             |(conn, task): &(Arc<ConnInfo>, AbortHandle)| is_overdue(conn, now, timeouts).then(|| task.clone());
         self.open().values().filter(|(conn, _)| has_settled(conn, now)).for_each(|(conn, _)| conn.rest());
+        self.open().values().filter(|(conn, _)| is_goodbye(conn, now, timeouts)).for_each(|(conn, _)| conn.drain());
         // Collected first: an aborted task gives its slot up, and that takes the lock.
         let overdue: Vec<AbortHandle> = self.open().values().filter_map(is_over).collect();
         overdue.iter().for_each(AbortHandle::abort);

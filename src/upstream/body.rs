@@ -6,17 +6,19 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, StatusCode, Version};
+use http::{StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::fields::Fields;
+use super::first::First;
+use super::kept::{Again, Kept};
 use super::pool::Lease;
 use crate::policy::headers::{self, filter_trailers};
 
@@ -129,8 +131,8 @@ pub enum RequestBody {
     Empty,
     /// Held in memory because a value was read from it; goes on byte for byte.
     Held(Bytes),
-    /// Straight from the client.
-    Streamed(Streamed),
+    /// Straight from the client. Boxed: every request is moved as often as one with a body.
+    Streamed(Box<Streamed>),
 }
 
 /// A client's body, counted and bounded.
@@ -143,6 +145,8 @@ pub struct Streamed {
     progress: Arc<Progress>,
     /// What the upstream gets from us, and so from no trailer.
     ours: Option<Arc<Fields>>,
+    /// Where it may have to go out again.
+    kept: Option<Kept>,
 }
 
 impl RequestBody {
@@ -156,7 +160,7 @@ impl RequestBody {
     ) -> Self {
         progress.unread.store(true, Ordering::Relaxed);
         let (left, idle) = (limit.unwrap_or(u64::MAX), IdleTimer::new(idle));
-        Self::Streamed(Streamed { incoming, version, left, idle, progress, ours: None })
+        Self::Streamed(Box::new(Streamed { incoming, version, left, idle, progress, ours: None, kept: None }))
     }
 
     /// No trailer passes that has the name of one of these.
@@ -166,7 +170,16 @@ impl RequestBody {
         }
     }
 
-    /// The same once more, unless it streams: what was read from the client is not kept.
+    /// What will be there of it, should it have to go out again.
+    pub(super) fn keep(&mut self) -> Again {
+        match self {
+            Self::Streamed(streamed) => Again::Kept(streamed.kept.insert(Kept::default()).clone()),
+            Self::Held(bytes) => Again::Whole(Self::Held(bytes.clone())),
+            Self::Empty => Again::Whole(Self::Empty),
+        }
+    }
+
+    /// The same once more, unless it streams.
     pub(super) fn again(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
@@ -194,8 +207,16 @@ impl Streamed {
             Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
             Some(Err(_)) => false,
         };
+        if let (Some(kept), Some(Ok(frame))) = (&self.kept, &frame)
+            && let Some(data) = frame.data_ref()
+        {
+            kept.note(data);
+        }
         if is_last {
             self.progress.unread.store(false, Ordering::Relaxed);
+            if let Some(kept) = &self.kept {
+                kept.end(frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)));
+            }
         }
         Poll::Ready(match frame {
             None => None,
@@ -259,7 +280,7 @@ impl Body for RequestBody {
 }
 
 /// Whether a body that has come to its end was given up before it: hyper takes a reset without an error for the end of a stream.
-fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
+pub(super) fn is_cut_short(incoming: &Incoming, version: Version) -> bool {
     version == Version::HTTP_2 && !incoming.is_end_stream()
 }
 
@@ -280,25 +301,10 @@ pub struct UpstreamBody {
     lease: Option<Lease>,
     /// Of the request's body, if it streams one.
     progress: Option<Arc<Progress>>,
+    /// It has ended before its end.
+    broken: bool,
     /// By its status it has no content, however it is framed.
     contentless: bool,
-}
-
-/// A frame, small enough to be carried along.
-#[derive(Debug)]
-enum First {
-    Data(Bytes),
-    Trailers(Box<HeaderMap>),
-}
-
-impl First {
-    fn of(frame: Frame<Bytes>) -> Option<Self> {
-        let trailers = match frame.into_data() {
-            Ok(data) => return Some(Self::Data(data)),
-            Err(frame) => frame.into_trailers(),
-        };
-        trailers.ok().map(|trailers| Self::Trailers(Box::new(trailers)))
-    }
 }
 
 impl UpstreamBody {
@@ -311,16 +317,13 @@ impl UpstreamBody {
         progress: Option<Arc<Progress>>,
     ) -> Result<Self, BodyError> {
         let (version, contentless) = (head.version, head.status == StatusCode::RESET_CONTENT);
-        let mut first = None;
-        if !incoming.is_end_stream()
-            && let Poll::Ready(Some(frame)) =
-                // Whoever sends it asks again within the same turn, with a waker.
-                Pin::new(&mut incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
-        {
-            first = First::of(frame.ok().filter(|frame| !contentless || is_empty(frame)).ok_or(BodyError::Broken)?);
+        let first = First::of(&mut incoming, version)?;
+        if contentless && first.as_ref().is_some_and(|first| first.length() > 0) {
+            return Err(BodyError::Broken);
         }
         let idle = IdleTimer::new(idle);
-        let mut body = Self { incoming, version, first, idle, lease: Some(lease), progress, contentless };
+        let (lease, broken) = (Some(lease), false);
+        let mut body = Self { incoming, version, first, idle, lease, progress, broken, contentless };
         if body.is_end_stream() {
             body.give_back();
         }
@@ -330,7 +333,8 @@ impl UpstreamBody {
     /// Of a 101: its connection speaks HTTP no more, so it is never given back.
     pub(super) fn switching(incoming: Incoming, lease: Lease) -> Self {
         let (version, idle) = (Version::HTTP_11, IdleTimer::new(Duration::MAX));
-        Self { incoming, version, first: None, idle, lease: Some(lease), progress: None, contentless: false }
+        let (first, lease, progress, broken, contentless) = (None, Some(lease), None, false, false);
+        Self { incoming, version, first, idle, lease, progress, broken, contentless }
     }
 
     /// The connection, for whoever takes it over.
@@ -349,9 +353,18 @@ impl UpstreamBody {
 
     /// The answer ends before its end.
     fn break_off(&mut self) {
+        self.broken = true;
         if let Some(lease) = self.lease.take() {
             lease.peer().failed();
         }
+    }
+
+    /// The upstream has broken it off. That is told a turn later: what came before, the head at least, goes out first, so that
+    /// the client sees a broken answer and not a connection that was idle.
+    fn break_late(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.break_off();
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -361,9 +374,15 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if this.broken {
+            return Poll::Ready(Some(Err(BodyError::Broken)));
+        }
         let polled = match this.first.take() {
-            Some(First::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            Some(First::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(*trailers)))),
+            Some(first) => {
+                let (next, left) = first.next();
+                this.first = left;
+                Poll::Ready(next.map(Ok))
+            }
             None => Pin::new(&mut this.incoming).poll_frame(cx),
         };
         let frame = match polled {
@@ -376,25 +395,16 @@ impl Body for UpstreamBody {
         };
         this.idle.rest();
         Poll::Ready(match frame {
-            None if is_cut_short(&this.incoming, this.version) => {
-                this.break_off();
-                Some(Err(BodyError::Broken))
-            }
+            None if is_cut_short(&this.incoming, this.version) => return this.break_late(cx),
             None => {
                 this.give_back();
                 None
             }
-            Some(Err(_)) => {
-                this.break_off();
-                Some(Err(BodyError::Broken))
-            }
-            Some(Ok(frame)) if this.contentless && !is_empty(&frame) => {
-                this.break_off();
-                Some(Err(BodyError::Broken))
-            }
+            Some(Err(_)) => return this.break_late(cx),
+            Some(Ok(frame)) if this.contentless && !is_empty(&frame) => return this.break_late(cx),
             Some(Ok(mut frame)) => {
                 // Nothing comes after trailers, and nobody asks again.
-                let is_last = frame.is_trailers() || this.incoming.is_end_stream();
+                let is_last = frame.is_trailers() || this.is_end_stream();
                 if let Some(trailers) = frame.trailers_mut() {
                     filter_trailers(trailers);
                 }
@@ -407,12 +417,12 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.incoming.is_end_stream()
+        self.first.is_none() && self.incoming.is_end_stream() && !self.broken
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.incoming.size_hint();
-        let first = if let Some(First::Data(data)) = &self.first { data.len() as u64 } else { 0 };
+        let first = self.first.as_ref().map_or(0, First::length);
         if let Some(rest) = hint.upper() {
             hint.set_upper(rest + first);
         }

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,6 +14,7 @@ use super::heard::Heard;
 use super::http2::{self, NewConnection};
 use super::interim::Interims;
 use super::sender::Http1;
+use super::sent::Sent;
 use super::socket::Socket;
 use super::tls::UpstreamConnector;
 use crate::config::model::{Endpoint, Upstream};
@@ -23,7 +23,7 @@ use crate::wire::http1::{Exchange, MAX_HEAD};
 /// A connection that was opened just now.
 pub(super) enum Connected {
     /// For one exchange after the other.
-    Http1(Http1),
+    Http1(Box<Http1>),
     /// For many at once.
     Http2(NewConnection),
 }
@@ -49,19 +49,20 @@ pub(super) async fn connect(
             true => Socket::tls(tls.connect(stream, endpoint).await?),
         };
         if upstream.http2 {
-            return http2::handshake(TokioIo::new(socket), endpoint.encrypted).await.map(Connected::Http2);
+            return http2::handshake(socket, endpoint.encrypted).await.map(Connected::Http2);
         }
         speak_http1(socket).await.map(Connected::Http1)
     });
     connected.await.unwrap_or(Err(UpstreamError::Unreachable))
 }
 
-async fn speak_http1(socket: Socket) -> Result<Http1, UpstreamError> {
-    let (exchange, heard, interims) = (Arc::<Exchange>::default(), Heard::default(), Interims::default());
-    let io = UpstreamIo::new(socket, exchange.clone(), heard.clone(), interims.clone());
+async fn speak_http1(socket: Socket) -> Result<Box<Http1>, UpstreamError> {
+    let (exchange, heard) = (Arc::<Exchange>::default(), Heard::default());
+    let (interims, sent) = (Interims::default(), Sent::default());
+    let io = UpstreamIo::new(socket, exchange.clone(), heard.clone(), interims.clone(), sent.clone());
     let (sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(io).await.map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
     let task = tokio::spawn(connection.with_upgrades()).abort_handle();
-    Ok(Http1 { sender, task, heard, interims, exchange })
+    Ok(Box::new(Http1 { sender, task, heard, interims, sent, exchange }))
 }

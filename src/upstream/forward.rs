@@ -4,6 +4,7 @@
 //! in [`retry`].
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::cluster::{Cluster, Clusters, Slot};
 use super::connect::connect;
 use super::dns;
 use super::interim::Interims;
+use super::kept::Again;
 use super::peer::UnderWay;
 use super::pool::{Lease, Pool};
 use crate::config::model::{Host, Upstream};
@@ -69,16 +71,16 @@ struct Sending<'a> {
     method: Method,
     progress: Option<&'a Arc<Progress>>,
     limits: Forwarding<'a>,
-    /// Sent, it is gone: a connection that is closing must be found out before.
-    once: bool,
+    /// Its body once more, if it may be sent again.
+    again: Option<Again>,
 }
 
 /// A try that gave no answer.
 struct Failed {
     error: UpstreamError,
     failure: Failure,
-    /// The request, if it was given back.
-    unsent: Option<Request<RequestBody>>,
+    /// The request, if it was given back or may go out again.
+    request: Option<Request<RequestBody>>,
     address: SocketAddr,
 }
 
@@ -130,8 +132,8 @@ impl Upstreams {
         let target = &self.targets[id.0];
         target.count();
         target.cluster.rewrite(&mut request);
-        let copy = copy_to_repeat(&request, &target.cluster.config);
-        let sending = Sending { id, method: request.method().clone(), progress, limits, once: copy.is_none() };
+        let again = body_to_repeat(&mut request, &target.cluster.config);
+        let sending = Sending { id, method: request.method().clone(), progress, limits, again };
         let (pool, under_way) = match target.cluster.selection().pick(self.worker, || target.random()) {
             Some(picked) => picked,
             // Boxed: rare, as everything behind a failure.
@@ -139,7 +141,7 @@ impl Upstreams {
         };
         match self.send(pool, under_way, request, &sending, false).await {
             Ok(response) => Ok(response),
-            Err(failed) => Box::pin(self.send_again(failed, copy, &sending)).await,
+            Err(failed) => Box::pin(self.send_again(failed, &sending)).await,
         }
     }
 
@@ -159,14 +161,13 @@ impl Upstreams {
     async fn send_again(
         &self,
         mut failed: Box<Failed>,
-        copy: Option<Request<RequestBody>>,
         sending: &Sending<'_>,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
         let target = &self.targets[sending.id.0];
         let mut tried = Vec::new();
         for _ in 0..target.cluster.config.retries.attempts {
             tried.push(failed.address);
-            let request = failed.unsent.take().or_else(|| copy.as_ref().and_then(duplicate));
+            let request = failed.request.take();
             let may_follow = retry::may_follow(failed.failure, &sending.method, request.is_some());
             let Some(request) = request.filter(|_| may_follow) else { break };
             let picked = target.cluster.selection().pick_other(&tried, self.worker, || target.random());
@@ -193,18 +194,18 @@ impl Upstreams {
         if config.host == Host::Upstream {
             request.headers_mut().insert(HOST, pool.peer().host.clone());
         }
-        let failed = |error, failure, unsent| {
+        let failed = |error, failure, request| {
             if !matches!(error, UpstreamError::RequestBody(_) | UpstreamError::OutOfDescriptors) {
                 pool.peer().failed();
             }
-            Err(Box::new(Failed { error, failure, unsent, address: pool.peer().address }))
+            Err(Box::new(Failed { error, failure, request, address: pool.peer().address }))
         };
         loop {
             let (mut lease, reused) = match self.connection(&pool, sending, fresh).await {
                 Ok(found) => found,
                 Err(error) => return failed(error, Failure::Unsent, Some(request)),
             };
-            let answer = lease.sender().send(request);
+            let answer = pin!(lease.sender().send(request, sending.again.is_some()));
             let interims = lease.sender().interims();
             let answer = match wait_for_head(answer, interims, sending.progress, sending.limits).await {
                 Ok(answer) => answer,
@@ -236,7 +237,9 @@ impl Upstreams {
                 None => {
                     let body = sending.progress.and_then(|progress| progress.failure());
                     let failure = if lost.silent { Failure::Unanswered } else { Failure::Final };
-                    return failed(body.map_or(UpstreamError::Malformed, UpstreamError::RequestBody), failure, None);
+                    let again = sending.again.as_ref().and_then(Again::body);
+                    let request = again.and_then(|body| lease.sender().again(body));
+                    return failed(body.map_or(UpstreamError::Malformed, UpstreamError::RequestBody), failure, request);
                 }
             }
         }
@@ -256,8 +259,9 @@ impl Upstreams {
             return Ok((lease, true));
         }
         while let Some(mut lease) = pool.take().filter(|_| !fresh) {
-            if sending.once {
-                // One turn of the event loop: a close that has arrived is known after it.
+            if !sending.again.as_ref().is_some_and(Again::is_sure) {
+                // Sent, it may be gone: a connection that is closing must be found out before. One turn of the event loop: a close
+                // that has arrived is known after it.
                 yield_now().await;
             }
             // Ready at once but for the moment in which hyper finishes the exchange before; an upstream that answered and then
@@ -308,19 +312,10 @@ impl Target {
     }
 }
 
-/// What a retry of a request that was sent will need: hyper does not give it back. Only where one may follow.
-fn copy_to_repeat(request: &Request<RequestBody>, config: &Upstream) -> Option<Request<RequestBody>> {
-    (config.retries.attempts > 0 && retry::is_repeatable(request.method())).then(|| duplicate(request))?
-}
-
-/// The same once more, unless its body is gone once it was read.
-fn duplicate(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let mut copy = Request::new(request.body().again()?);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+/// What a retry will need of a request that was sent, where one may follow.
+fn body_to_repeat(request: &mut Request<RequestBody>, config: &Upstream) -> Option<Again> {
+    let may_follow = config.retries.attempts > 0 && !config.http2 && retry::is_repeatable(request.method());
+    may_follow.then(|| request.body_mut().keep())
 }
 
 /// Opens a connection; where others will share it, one at a time, because the next request may find room on it.
@@ -352,20 +347,19 @@ fn is_final(response: &Response<Incoming>) -> bool {
 
 /// Waits for the head; the clock starts over as long as the request's body still moves.
 async fn wait_for_head<T>(
-    answer: impl Future<Output = T>,
+    mut answer: Pin<&mut impl Future<Output = T>>,
     interims: Option<&Interims>,
     progress: Option<&Arc<Progress>>,
     Forwarding { since, response: limit, aside, .. }: Forwarding<'_>,
 ) -> Result<T, UpstreamError> {
     let told = aside.zip(interims);
-    let mut answer = std::pin::pin!(answer);
     let frames = || progress.map_or(0, |progress| progress.frames());
     let mut seen = frames();
-    let mut timer = std::pin::pin!(sleep_until(deadline(since, limit)));
+    let mut timer = pin!(sleep_until(deadline(since, limit)));
     loop {
         tokio::select! {
             biased;
-            answered = &mut answer => {
+            answered = answer.as_mut() => {
                 // Those that came with it are older.
                 while let Some((aside, interims)) = told
                     && let Some(interim) = interims.take()

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::heard::Heard;
 use super::interim::Interims;
+use super::sent::Sent;
 use super::socket::Socket;
 use crate::wire::http1::{Answers, Exchange, Gate};
 
@@ -50,15 +51,17 @@ pub(super) struct UpstreamIo {
     exchange: Arc<Exchange>,
     heard: Heard,
     interims: Interims,
+    sent: Sent,
     /// A write found nobody any more, in this way.
     gone: Option<ErrorKind>,
 }
 
 impl UpstreamIo {
     /// Around a new connection; `exchange` is told of each request before it is written, `heard` of what comes, `interims` of what
-    /// passes.
-    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard, interims: Interims) -> Self {
-        Self { stream, gate: Gate::new(Answers::new(exchange.clone())), exchange, heard, interims, gone: None }
+    /// passes, `sent` of what goes.
+    pub(super) fn new(stream: Socket, exchange: Arc<Exchange>, heard: Heard, interims: Interims, sent: Sent) -> Self {
+        let gate = Gate::new(Answers::new(exchange.clone()));
+        Self { stream, gate, exchange, heard, interims, sent, gone: None }
     }
 
     fn socket(&mut self) -> TokioIo<&mut Socket> {
@@ -147,6 +150,7 @@ impl Read for UpstreamIo {
 impl Write for UpstreamIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.exchange.wrote();
+        self.sent.note(buf);
         self.poll_send(cx, |socket, cx| socket.poll_write(cx, buf))
     }
 
@@ -156,6 +160,7 @@ impl Write for UpstreamIo {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.exchange.wrote();
+        self.sent.note(slices.first().map_or(&[], |first| first));
         self.poll_send(cx, |socket, cx| poll_write_gathered(socket, cx, slices))
     }
 
@@ -213,7 +218,7 @@ mod tests {
         let exchange = Arc::<Exchange>::default();
         exchange.begin(method, upgrade);
         let socket = Socket::plain(stream, Vec::new());
-        let io = UpstreamIo::new(socket, exchange.clone(), Heard::default(), Interims::default());
+        let io = UpstreamIo::new(socket, exchange.clone(), Heard::default(), Interims::default(), Sent::default());
         (io, exchange, listener.accept().unwrap().0)
     }
 

@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -21,12 +21,15 @@ use tokio::task::AbortHandle;
 use super::UpstreamError;
 use super::body::RequestBody;
 use super::sender::Unanswered;
+use super::sifted::Http2Io;
 use super::socket::Socket;
 
 /// Exchanges at once on one connection, however many the peer would allow.
 const MOST: usize = 256;
 /// The largest field section accepted from an upstream.
 const MAX_HEAD: u32 = 256 * 1024;
+/// The longest one that is read to its end, to refuse one stream instead of all.
+const LONGEST_BLOCK: usize = 4 * MAX_HEAD as usize;
 /// Octets of one response, and of all of a connection, that may lie here unread.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -45,11 +48,13 @@ struct Connection {
     taken: AtomicUsize,
     driven: Driven,
     retired: AtomicBool,
+    /// Rounds of the sweep in a row in which nobody had taken a slot.
+    idle_rounds: AtomicU32,
 }
 
 /// The connection itself, until its end. Its task polls it; others only ask what the peer allows. All on one thread, so nobody
 /// ever waits.
-type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Socket>, RequestBody, TokioExecutor>>>>>>;
+type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Http2Io>, RequestBody, TokioExecutor>>>>>>;
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -79,11 +84,18 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Closes those that have been idle for so many rounds, of which this is one. Nobody holds them any more, so the library says
+    /// goodbye with a GOAWAY.
+    pub(super) fn prune(&self, most: u32) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|connection| connection.is_usable() && connection.idle_rounds() < most);
+    }
+
     /// Keeps a new connection, and takes the first slot on it.
     pub(super) fn keep(&self, connection: NewConnection) -> Slot {
         let NewConnection { sender, task, scheme, driven } = connection;
-        let (taken, retired) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let connection = Arc::new(Connection { sender, task, scheme, taken, driven, retired });
+        let (taken, retired, idle_rounds) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU32::new(0));
+        let connection = Arc::new(Connection { sender, task, scheme, taken, driven, retired, idle_rounds });
         let slot = Slot::take(&connection);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         slot
@@ -93,6 +105,14 @@ impl Connections {
 impl Connection {
     fn is_usable(&self) -> bool {
         !self.retired.load(Ordering::Relaxed) && !self.sender.is_closed()
+    }
+
+    /// Counts one more. A slot that was taken and freed in between starts over, because taking it does.
+    fn idle_rounds(&self) -> u32 {
+        if self.taken.load(Ordering::Relaxed) > 0 {
+            return 0;
+        }
+        self.idle_rounds.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn has_room(&self) -> bool {
@@ -110,8 +130,10 @@ pub(super) struct NewConnection {
     driven: Driven,
 }
 
-/// Speaks HTTP/2 on a socket.
-pub(super) async fn handshake(socket: TokioIo<Socket>, encrypted: bool) -> Result<NewConnection, UpstreamError> {
+/// Speaks HTTP/2 on a socket. Complete when the peer's settings are there: before them nobody knows how many exchanges it allows,
+/// and it would refuse those that are too many.
+pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConnection, UpstreamError> {
+    let (io, settings) = Http2Io::new(socket, LONGEST_BLOCK);
     let (sender, connection) = Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -119,9 +141,10 @@ pub(super) async fn handshake(socket: TokioIo<Socket>, encrypted: bool) -> Resul
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        .handshake(socket)
+        .handshake(TokioIo::new(io))
         .await
         .map_err(|_| UpstreamError::Unreachable)?;
+    settings.await.map_err(|_| UpstreamError::Unreachable)?;
     let driven = Arc::new(Mutex::new(Some(Box::pin(connection))));
     let polled = driven.clone();
     let task = tokio::spawn(poll_fn(move |cx| {
@@ -140,6 +163,7 @@ pub(super) async fn handshake(socket: TokioIo<Socket>, encrypted: bool) -> Resul
 impl Slot {
     fn take(connection: &Arc<Connection>) -> Self {
         connection.taken.fetch_add(1, Ordering::Relaxed);
+        connection.idle_rounds.store(0, Ordering::Relaxed);
         Self(connection.clone())
     }
 
@@ -217,4 +241,47 @@ fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
     Some(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::wire::frames::{Frame, PREFACE};
+
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+    const GOAWAY: u8 = 7;
+
+    #[tokio::test]
+    async fn a_connection_that_is_idle_too_long_is_closed_with_a_goodbye_and_one_in_use_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        peer.write_all(&[SETTINGS, ACK].concat()).await.unwrap();
+        let connections = Connections::default();
+        let kept = || connections.0.lock().unwrap().len();
+        let slot = connections.keep(handshake(Socket::plain(stream, Vec::new()), false).await.unwrap());
+        (0..9).for_each(|_| connections.prune(3));
+        drop(slot);
+        (0..2).for_each(|_| connections.prune(3));
+        assert_eq!(kept(), 1);
+        // Used again, it starts over.
+        drop(connections.slot().unwrap());
+        (0..2).for_each(|_| connections.prune(3));
+        assert_eq!(kept(), 1);
+        connections.prune(3);
+        assert_eq!(kept(), 0);
+        let mut octets = Vec::new();
+        peer.read_to_end(&mut octets).await.unwrap();
+        let (mut rest, mut last) = (&octets[PREFACE.len()..], None);
+        while let Some(frame) = Frame::first(rest) {
+            let (payload, after) = rest[9..].split_at(frame.length as usize);
+            (last, rest) = (Some((frame.kind, payload.to_vec())), after);
+        }
+        // NO_ERROR, and no stream was processed: it may not open any.
+        assert_eq!(last, Some((GOAWAY, vec![0; 8])));
+    }
 }

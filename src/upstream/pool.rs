@@ -17,7 +17,7 @@ const MAX_IDLE: usize = 256;
 const MAX_ROUNDS: u32 = 110;
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     /// The round in which it became idle.
     since: u32,
 }
@@ -99,6 +99,7 @@ impl Pool {
         let round = self.round.fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|idle| !idle.connection.is_over() && round.wrapping_sub(idle.since) < MAX_ROUNDS);
+        self.shared.prune(MAX_ROUNDS);
     }
 }
 

@@ -15,12 +15,13 @@ use super::connect::Connected;
 use super::heard::Heard;
 use super::http2::{Connections, Slot};
 use super::interim::Interims;
+use super::sent::Sent;
 use crate::wire::http1::Exchange;
 
 /// Either.
 pub(super) enum Sender {
-    /// For as long as the exchange takes, and the next one after it.
-    Http1(Http1),
+    /// For as long as the exchange takes, and the next one after it. Boxed: it goes from hand to hand with every answer.
+    Http1(Box<Http1>),
     /// For this exchange.
     Http2(Slot),
 }
@@ -31,6 +32,7 @@ pub(super) struct Http1 {
     pub(super) task: AbortHandle,
     pub(super) heard: Heard,
     pub(super) interims: Interims,
+    pub(super) sent: Sent,
     /// Tells the socket's gate what is asked.
     pub(super) exchange: Arc<Exchange>,
 }
@@ -56,10 +58,10 @@ pub(super) struct Unanswered {
     pub(super) silent: bool,
 }
 
-/// The same, while it is known only to the one who sent it.
+/// The same, while it is known only to the one who sent it. Boxed: as large as a request, and in the way of every answer.
 pub(super) enum Lost {
-    Http1(TrySendError<Request<RequestBody>>),
-    Http2(Unanswered),
+    Http1(Box<TrySendError<Request<RequestBody>>>),
+    Http2(Box<Unanswered>),
 }
 
 /// What is waited for, of either.
@@ -103,10 +105,11 @@ impl Sender {
         }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. `keep`: should it be lost, it may have to go out [`again`](Self::again).
     pub(super) fn send(
         &mut self,
         mut request: Request<RequestBody>,
+        keep: bool,
     ) -> impl Future<Output = Result<Response<Incoming>, Lost>> + use<> {
         let waiting = match self {
             Self::Http1(http1) => {
@@ -118,6 +121,7 @@ impl Sender {
                 }
                 http1.heard.reset();
                 http1.interims.begin();
+                http1.sent.begin(keep);
                 http1.exchange.begin(request.method(), request.headers().contains_key(UPGRADE));
                 Waiting::Http1(http1.sender.try_send_request(request))
             }
@@ -126,16 +130,25 @@ impl Sender {
         };
         async {
             match waiting {
-                Waiting::Http1(answer) => answer.await.map_err(Lost::Http1),
-                Waiting::Http2(answer) => answer.await.map_err(Lost::Http2),
+                Waiting::Http1(answer) => answer.await.map_err(|lost| Lost::Http1(Box::new(lost))),
+                Waiting::Http2(answer) => answer.await.map_err(|lost| Lost::Http2(Box::new(lost))),
             }
+        }
+    }
+
+    /// The request that it sent last, with this body.
+    pub(super) fn again(&self, body: RequestBody) -> Option<Request<RequestBody>> {
+        match self {
+            Self::Http1(http1) => http1.sent.again(body),
+            // What the peer has begun to process is not repeated: between streams, silence says nothing.
+            Self::Http2(_) => None,
         }
     }
 
     /// What became of a request that it lost.
     pub(super) fn judge(&self, lost: Lost) -> Unanswered {
         match (self, lost) {
-            (_, Lost::Http2(unanswered)) => unanswered,
+            (_, Lost::Http2(unanswered)) => *unanswered,
             (Self::Http1(http1), Lost::Http1(mut lost)) => {
                 let unsent = lost.take_message();
                 Unanswered { unsent, silent: http1.heard.nothing(&lost.into_error()) }

@@ -4,21 +4,23 @@
 //! that makes us work without asking for anything (CVE-2023-44487, CVE-2019-9511 to 9518). A [`Budget`] is earned by work that
 //! is done for the peer and grows slowly by itself, so that no rate of honest use comes near its end.
 
-use super::heads::{Heads, Odd};
 use crate::policy::instant::Mono;
 
 /// What a client sends first (RFC 9113 section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-const HEAD: usize = 9;
+/// Octets of the head of a frame.
+pub(super) const HEAD: usize = 9;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PUSH_PROMISE: u8 = 5;
+pub(super) const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// The head of a frame (RFC 9113 section 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +42,14 @@ impl Frame {
         Self { length: u32::from_be_bytes([0, a, b, c]), kind, flags, stream }
     }
 
-    /// Its part in a field section.
-    pub const fn section(self) -> Section {
-        match self.kind {
-            HEADERS | CONTINUATION if self.flags & END_HEADERS != 0 => Section::Last,
-            HEADERS | CONTINUATION => Section::More,
-            _ => Section::Other,
-        }
+    /// The one that begins here, if all of its head is there.
+    pub fn first(octets: &[u8]) -> Option<Self> {
+        octets.first_chunk().copied().map(Self::parse)
     }
 
-    /// It carries on with a block that another frame began.
-    pub const fn is_continuation(self) -> bool {
-        self.kind == CONTINUATION
+    /// It ends a field block.
+    pub const fn ends_block(self) -> bool {
+        self.flags & END_HEADERS != 0
     }
 
     /// The frame ends its stream in its direction.
@@ -66,6 +64,10 @@ impl Frame {
 pub enum Reason {
     /// PROTOCOL_ERROR
     Malformed = 1,
+    /// FRAME_SIZE_ERROR
+    FrameSize = 6,
+    /// COMPRESSION_ERROR
+    Compression = 9,
     /// ENHANCE_YOUR_CALM
     TooMuch = 0xb,
 }
@@ -78,89 +80,21 @@ pub fn go_away(last_stream: u32, reason: Reason) -> Vec<u8> {
     frame
 }
 
-/// What there is to see on the way.
-enum Event<'a> {
-    /// A frame begins.
-    Frame(Frame),
-    /// Octets of its payload, when it is part of a field section.
-    Head(&'a [u8]),
-}
-
-/// Walks over one direction of a connection, however its octets are cut.
-#[derive(Debug)]
+/// Walks over the frames that are sent, however their octets are cut.
+#[derive(Debug, Default)]
 pub struct Walker {
-    /// Octets of the current payload, or of the preface, that are still to come.
+    /// Octets of the current payload that are still to come.
     left: u32,
     head: [u8; HEAD],
     filled: usize,
-    /// What is under way when something is left, and after it: part of a field section, and whether its last.
-    section: Section,
-    /// Past the preface, if there is one.
-    is_framed: bool,
-    /// The highest stream that was named.
-    pub last_stream: u32,
-}
-
-/// What a frame has to do with field sections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Section {
-    /// No field section.
-    Other,
-    /// More of it follows in another frame.
-    More,
-    /// It ends with this frame.
-    Last,
 }
 
 impl Walker {
-    /// At the beginning of the preface, which clients send.
-    pub const fn client() -> Self {
-        Self { left: PREFACE.len() as u32, section: Section::Last, is_framed: false, ..Self::server() }
-    }
-
-    /// At the beginning of a frame.
-    pub const fn server() -> Self {
-        Self { left: 0, head: [0; HEAD], filled: 0, section: Section::Other, is_framed: true, last_stream: 0 }
-    }
-
     /// The next octets; `on` is told of each frame once its head is complete.
-    pub fn feed(&mut self, octets: &[u8], mut on: impl FnMut(Frame)) {
-        self.walk(octets, |event| {
-            if let Event::Frame(frame) = event {
-                on(frame);
-            }
-        });
-    }
-
-    /// The same, with a look at the field blocks; `odd` is told of what is malformed in them ([`Heads::payload`]).
-    pub fn feed_heads(
-        &mut self,
-        octets: &[u8],
-        heads: &mut Heads,
-        mut on: impl FnMut(Frame),
-        mut odd: impl FnMut(Odd),
-    ) {
-        self.walk(octets, |event| match event {
-            Event::Frame(frame) => {
-                on(frame);
-                if frame.section() != Section::Other {
-                    heads.begin(frame);
-                    if frame.length == 0 {
-                        heads.payload(&[]).into_iter().for_each(&mut odd);
-                    }
-                }
-            }
-            Event::Head(payload) => heads.payload(payload).into_iter().for_each(&mut odd),
-        });
-    }
-
-    fn walk(&mut self, mut octets: &[u8], mut on: impl FnMut(Event<'_>)) {
+    pub fn feed(&mut self, mut octets: &[u8], mut on: impl FnMut(Frame)) {
         loop {
             let (passed, rest) = octets.split_at(octets.len().min(self.left as usize));
             self.left -= passed.len() as u32;
-            if self.is_framed && self.section != Section::Other && !passed.is_empty() {
-                on(Event::Head(passed));
-            }
             if rest.is_empty() {
                 return;
             }
@@ -172,25 +106,19 @@ impl Walker {
                 return;
             }
             let frame = Frame::parse(self.head);
-            (self.filled, self.left, self.is_framed) = (0, frame.length, true);
-            self.section = frame.section();
-            self.last_stream = self.last_stream.max(frame.stream);
-            on(Event::Frame(frame));
+            (self.filled, self.left) = (0, frame.length);
+            on(frame);
         }
+    }
+
+    /// Skips what comes before the first frame.
+    pub const fn behind_preface() -> Self {
+        Self { left: PREFACE.len() as u32, head: [0; HEAD], filled: 0 }
     }
 
     /// Nothing of a frame is missing.
     pub const fn is_between_frames(&self) -> bool {
         self.left == 0 && self.filled == 0
-    }
-
-    /// The preface, a field section or the head of a frame has begun and is not complete: nobody may take for ever over it.
-    pub const fn is_in_head(&self) -> bool {
-        match self.section {
-            Section::Other => self.filled > 0,
-            Section::More => true,
-            Section::Last => self.left > 0 || self.filled > 0,
-        }
     }
 }
 
@@ -292,24 +220,6 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_open_from_its_first_octet_to_its_last() {
-        let mut walker = Walker::client();
-        assert!(walker.is_in_head(), "the preface is owed");
-        walker.feed(&PREFACE[..23], |_| ());
-        assert!(walker.is_in_head());
-        walker.feed(&PREFACE[23..], |_| ());
-        assert!(!walker.is_in_head() && walker.is_between_frames());
-        walker.feed(&[0, 0], |_| ());
-        assert!(walker.is_in_head() && !walker.is_between_frames());
-        walker.feed(&[2, HEADERS, 0, 0, 0, 0, 1, b'a', b'b'], |_| ());
-        assert!(walker.is_in_head() && walker.is_between_frames(), "CONTINUATION is owed");
-        walker.feed(&frame(CONTINUATION, END_HEADERS, 1, b"c"), |_| ());
-        assert!(!walker.is_in_head());
-        walker.feed(&frame(DATA, 0, 1, b"half of it")[..12], |_| ());
-        assert!(!walker.is_in_head(), "a body has a timeout of its own");
-    }
-
-    #[test]
     fn a_budget_is_used_up_and_grows_again() {
         let mut budget = Budget::new(Mono(0));
         let reset = Frame { length: 4, kind: RST_STREAM, flags: 0, stream: 1 };
@@ -340,9 +250,9 @@ mod tests {
             cuts in prop::collection::vec(1_usize..30, 1..8),
         ) {
             let octets: Vec<u8> = frames.iter().flat_map(|(kind, flags, stream, payload)| frame(*kind, *flags, *stream, payload)).collect();
-            let whole = seen(&mut Walker::server(), &octets);
+            let whole = seen(&mut Walker::default(), &octets);
             prop_assert_eq!(whole.len(), frames.len());
-            let (mut walker, mut pieces, mut rest) = (Walker::server(), Vec::new(), &octets[..]);
+            let (mut walker, mut pieces, mut rest) = (Walker::default(), Vec::new(), &octets[..]);
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() {
                     break;

@@ -32,6 +32,10 @@ pub fn is_host(octets: &[u8]) -> bool {
 
 /// `reg-name`, which every IPv4 address is too. What looks like an address and is none is some server's name.
 fn is_name(name: &[u8]) -> bool {
+    // Nearly every name.
+    if name.iter().all(|byte| NAME[*byte as usize]) {
+        return true;
+    }
     let mut rest = name;
     loop {
         match rest {

@@ -1,9 +1,12 @@
 //! HPACK (RFC 7541), as far as reading goes: the fields of a block exactly as the peer wrote them.
 //!
 //! The library under HTTP/2 decodes for itself, and what it hands on is no longer what came: a fragment of `:path` is gone, and
-//! so is an odd `:scheme`. Whoever must see the octets asks here. Judges nothing but the encoding.
+//! so is an odd `:scheme`. Whoever must see the octets asks here. Judges nothing but the encoding, and whether that library can
+//! read it ([`super::stand_in`]).
 
 use std::collections::VecDeque;
+
+use super::stand_in::{self, Fault, fault};
 
 /// A block that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -13,8 +16,22 @@ pub struct Malformed;
 /// A field costs the table so much beside its octets (RFC 7541 section 4.1).
 const OVERHEAD: usize = 32;
 
-/// Name and value.
-type Entry = (Box<[u8]>, Box<[u8]>);
+/// What a block is for the library that reads it next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// A field has octets that none may have.
+    pub is_unsound: bool,
+    /// The block in which the library finds other fields in the place of those, if it is not the same.
+    pub instead: Option<Vec<u8>>,
+}
+
+/// Name and value, and what the library has in their place.
+#[derive(Debug)]
+struct Entry {
+    name: Box<[u8]>,
+    value: Box<[u8]>,
+    fault: Option<Fault>,
+}
 
 /// The decoder of one direction of a connection.
 #[derive(Debug)]
@@ -35,42 +52,65 @@ impl Decoder {
     }
 
     /// Decodes one whole block; `on` is told of each field.
-    pub fn decode(&mut self, mut block: &[u8], mut on: impl FnMut(&[u8], &[u8])) -> Result<(), Malformed> {
-        while let Some(first) = block.first() {
+    pub fn decode(&mut self, block: &[u8], mut on: impl FnMut(&[u8], &[u8])) -> Result<Reading, Malformed> {
+        let (mut rest, mut reading) = (block, Reading::default());
+        while let Some(first) = rest.first() {
+            let (start, mut written) = (block.len() - rest.len(), false);
             match first {
                 0x80.. => {
-                    let index = integer(&mut block, 7)?;
+                    let index = integer(&mut rest, 7)?;
                     let (name, value) = self.entry(index)?;
+                    reading.is_unsound |= self.fault(index).is_some();
                     on(name, value);
                 }
-                0x40.. => {
-                    self.literal(&mut block, 6)?;
-                    on(&self.name, &self.value);
-                    self.insert();
-                }
-                0x20.. => {
-                    self.limit = Some(integer(&mut block, 5)?).filter(|limit| *limit <= self.most).ok_or(Malformed)?;
+                0x20..0x40 => {
+                    self.limit = Some(integer(&mut rest, 5)?).filter(|limit| *limit <= self.most).ok_or(Malformed)?;
                     self.evict(0);
                 }
                 _ => {
-                    self.literal(&mut block, 4)?;
+                    let is_kept = first & 0x40 != 0;
+                    let index = self.literal(&mut rest, if is_kept { 6 } else { 4 })?;
                     on(&self.name, &self.value);
+                    let fault = fault(&self.name, &self.value);
+                    reading.is_unsound |= fault.is_some();
+                    let is_misnamed = self.fault(index) == Some(Fault::Name);
+                    if fault.is_some() || is_misnamed {
+                        let instead = reading.instead.get_or_insert_with(|| block[..start].to_vec());
+                        let index = Some(index).filter(|index| *index != 0 && !is_misnamed);
+                        let field = (&*self.name, &*self.value);
+                        stand_in::literal(instead, *first, index, field, fault).ok_or(Malformed)?;
+                        written = true;
+                    }
+                    if is_kept {
+                        self.insert(fault);
+                    }
                 }
             }
+            if let Some(instead) = reading.instead.as_mut().filter(|_| !written) {
+                instead.extend_from_slice(&block[start..block.len() - rest.len()]);
+            }
         }
-        Ok(())
+        Ok(reading)
     }
 
     fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), Malformed> {
         if let Some((name, value)) = STATIC.get(index.wrapping_sub(1)) {
             return Ok((name.as_bytes(), value.as_bytes()));
         }
-        let (name, value) = index.checked_sub(STATIC.len() + 1).and_then(|i| self.table.get(i)).ok_or(Malformed)?;
-        Ok((name, value))
+        let entry = self.dynamic(index).ok_or(Malformed)?;
+        Ok((&entry.name, &entry.value))
     }
 
-    /// Name and value, the name by reference where the peer wrote one.
-    fn literal(&mut self, block: &mut &[u8], prefix: u32) -> Result<(), Malformed> {
+    fn dynamic(&self, index: usize) -> Option<&Entry> {
+        index.checked_sub(STATIC.len() + 1).and_then(|i| self.table.get(i))
+    }
+
+    fn fault(&self, index: usize) -> Option<Fault> {
+        self.dynamic(index).and_then(|entry| entry.fault)
+    }
+
+    /// Name and value, the name by reference where the peer wrote one: that is returned.
+    fn literal(&mut self, block: &mut &[u8], prefix: u32) -> Result<usize, Malformed> {
         let index = integer(block, prefix)?;
         let (mut name, mut value) = (std::mem::take(&mut self.name), std::mem::take(&mut self.value));
         if index == 0 {
@@ -81,14 +121,15 @@ impl Decoder {
         }
         text(block, &mut value)?;
         (self.name, self.value) = (name, value);
-        Ok(())
+        Ok(index)
     }
 
-    fn insert(&mut self) {
+    fn insert(&mut self, fault: Option<Fault>) {
         let size = self.name.len() + self.value.len() + OVERHEAD;
         self.evict(size);
         if size <= self.limit {
-            self.table.push_front((self.name.as_slice().into(), self.value.as_slice().into()));
+            let (name, value) = (self.name.as_slice().into(), self.value.as_slice().into());
+            self.table.push_front(Entry { name, value, fault });
             self.size += size;
         }
     }
@@ -96,8 +137,8 @@ impl Decoder {
     /// Makes room for so much.
     fn evict(&mut self, room: usize) {
         while self.size + room > self.limit {
-            let Some((name, value)) = self.table.pop_back() else { return };
-            self.size -= name.len() + value.len() + OVERHEAD;
+            let Some(last) = self.table.pop_back() else { return };
+            self.size -= last.name.len() + last.value.len() + OVERHEAD;
         }
     }
 }

@@ -1,4 +1,4 @@
-"""A gateway with TLS in front, and one in front of an upstream of HTTP/2, for the clients of the edge."""
+"""A gateway with TLS in front, for the clients of the edge."""
 
 import subprocess
 
@@ -19,16 +19,21 @@ upstreams:
 """
 
 
-@pytest.fixture(scope="session")
-def tls_gateway(tmp_path_factory):
-    """With a certificate for localhost that it has signed itself: `tls_gateway.ca`."""
-    folder = tmp_path_factory.mktemp("tls")
+def certificate(folder) -> None:
+    """`server.crt` and `server.key` for localhost, signed by itself."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
          "-keyout", folder / "server.key", "-out", folder / "server.crt", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "extendedKeyUsage=serverAuth"],
         check=True, capture_output=True,
     )
+
+
+@pytest.fixture(scope="session")
+def tls_gateway(tmp_path_factory):
+    """With a certificate for localhost that it has signed itself: `tls_gateway.ca`."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate(folder)
     config = folder / "gateway.yaml"
     config.write_text(TLS + ROUTES)
     running = Gateway(folder / "run", config=config)

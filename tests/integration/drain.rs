@@ -4,8 +4,12 @@ use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::support::{Load, Scripted, Stand, eventually, sized, statuses};
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
+use super::support::{Gateway, Key, Load, Scripted, Stand, eventually, seconds, sized, statuses};
+
+const BASE: &str = "/api/v1/api-keys";
 const SOON: Duration = Duration::from_secs(20);
 
 /// A backend whose downloads and event streams take a while: `pieces`, one each tenth of a second.
@@ -49,11 +53,11 @@ fn sigterm_under_load_lets_downloads_and_event_streams_end_and_loses_no_request(
 
     stand.gateway.process.terminate();
     let told = Instant::now();
+    let unready = eventually("not ready", SOON, || stand.gateway.admin("/readyz").status() == 503);
     let refused =
         || TcpStream::connect(stand.gateway.public).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
     eventually("the listener is closed", SOON, refused);
     let closed = told.elapsed();
-    stand.gateway.admin("/readyz").expect_status(503);
     for (n, stream) in streams.iter_mut().enumerate() {
         if n < 20 {
             assert_eq!(stream.take(1000 * pieces).map(|body| body.len()), Some(1000 * pieces), "download {n}");
@@ -68,7 +72,11 @@ fn sigterm_under_load_lets_downloads_and_event_streams_end_and_loses_no_request(
     let shots = load.stop();
     let Stand { gateway, .. } = stand;
     assert_eq!({ gateway.process }.wait().code, Some(0));
-    println!("listener closed after {closed:?}; ended after {:?}; {:?}", told.elapsed(), statuses(&shots));
+    println!(
+        "not ready after {unready:?}, listener closed after {closed:?}; ended after {:?}; {:?}",
+        told.elapsed(),
+        statuses(&shots)
+    );
     // Room for a busy machine: the promise is 100 ms.
     assert!(closed < Duration::from_millis(500), "{closed:?}");
     assert_eq!(statuses(&shots), [(200, shots.len())]);
@@ -133,4 +141,64 @@ fn a_second_signal_ends_what_the_first_one_waits_for_and_the_usage_is_written() 
     let path = format!("/api/v1/api-keys/{}/usage", key.id);
     let usage = other.get(&path).bearer(&reader).send().expect_status(200).json();
     assert_eq!(usage["total_requests"], 1, "{usage}");
+}
+
+/// Experiment 17, the other end: SIGKILL. What a client was told is made is there, and what it was told is gone is gone.
+#[test]
+fn a_gateway_that_is_killed_is_soon_back_and_its_store_has_all_that_was_acknowledged() {
+    let stand = Stand::new().start();
+    let caller = stand.key().scope("models:read").scope("api-keys:*").create();
+    let load = Load::on(&[&stand.gateway]).keys([&caller]).connections(50).rate(sized(200.0, 500.0)).start();
+    let (mut made, mut deleted) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4).map(|_| scope.spawn(|| write_until_it_ends(&stand.gateway, &caller))).collect();
+        std::thread::sleep(seconds(2, 20));
+        stand.gateway.process.signal(Signal::KILL);
+        for writer in writers {
+            let (kept, gone) = writer.join().unwrap();
+            made.extend(kept);
+            deleted.extend(gone);
+        }
+    });
+    let start = Instant::now();
+    let second = stand.another_gateway();
+    second.get("/echo/x").bearer(&caller).send().expect_status(200);
+    println!(
+        "{} made and {} deleted under load; serves {:?} after its start",
+        made.len(),
+        deleted.len(),
+        start.elapsed()
+    );
+    drop(load);
+    assert!(made.len() > 20 && deleted.len() > 20, "{} and {}", made.len(), deleted.len());
+    for key in &made {
+        second.get("/echo/x").bearer(key).send().expect_status(200);
+    }
+    for key in &deleted {
+        second.get("/echo/x").bearer(key).send().expect_refusal(401, "invalid_key");
+    }
+}
+
+/// Makes keys and deletes every other one until there is no answer: what was acknowledged.
+fn write_until_it_ends(gateway: &Gateway, caller: &Key) -> (Vec<Key>, Vec<Key>) {
+    let (mut made, mut deleted) = (Vec::new(), Vec::new());
+    let mut connection = gateway.connect();
+    let mut ask = |method: &str, path: &str, body: &Value| {
+        let request = gateway.request(method, path).bearer(caller);
+        let request = if body.is_null() { request } else { request.json(body) };
+        connection.try_send(request.bytes()).and_then(|()| connection.try_response(method)).ok().filter(|r| r.complete)
+    };
+    let wanted = json!({"name": "one of many", "scopes": ["models:read"]});
+    while let Some(answer) = ask("POST", BASE, &wanted) {
+        let key = Key::of(answer.expect_status(201).json());
+        if made.len() > deleted.len() {
+            // Without an answer nobody knows.
+            let Some(answer) = ask("DELETE", &format!("{BASE}/{}", key.id), &Value::Null) else { break };
+            assert!(matches!(answer.status(), 200 | 202), "{}", answer.text());
+            deleted.push(key);
+        } else {
+            made.push(key);
+        }
+    }
+    (made, deleted)
 }

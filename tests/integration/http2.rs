@@ -82,6 +82,15 @@ fn a_gateway_that_drains_says_goodbye_and_finishes_what_it_has_begun() {
 }
 
 #[test]
+fn a_client_that_is_idle_too_long_is_told_goodbye_before_its_connection_ends() {
+    let stand = Stand::new().section("timeouts: { keepalive: 1s }").start();
+    let key = stand.key().create();
+    let mut client = Http2::open(stand.gateway.public);
+    client.get("/echo/x", &key).expect(200);
+    assert_eq!(client.last_word(), Some(0));
+}
+
+#[test]
 fn the_octets_of_a_preface_may_come_one_by_one_and_a_method_that_begins_like_it_is_http1() {
     let stand = Stand::new().start();
     let mut slow = super::support::Transport::plain(stand.gateway.public);

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::support::{Connection, Gateway, Key, Scripted, Stand, eventually};
+use super::servers::RedisServer;
+use super::support::{Connection, Gateway, Key, Layout, PATIENCE, Scripted, Stand, eventually};
 
 const FINAL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SOON: Duration = Duration::from_secs(5);
@@ -49,29 +50,47 @@ fn read_to_end(connection: &mut Connection) -> bool {
 
 #[test]
 fn a_stream_breaks_off_on_every_gateway_when_its_key_is_deleted() {
+    streams_break_off(Stand::new(), |stand, _, key| drop(stand.cli(&["keys", "delete", &key.id]).expect_success()));
+}
+
+#[test]
+fn a_stream_breaks_off_on_every_gateway_of_a_shared_redis_when_its_key_is_deleted_through_one() {
+    let redis = RedisServer::start();
+    let store = format!("url: \"{}\"{PATIENCE}", redis.url());
+    streams_break_off(Stand::new().shared_store(&store), |stand, second, key| {
+        let manager = stand.key().account(&key.account).scope("api-keys:write").create();
+        second.request("DELETE", &format!("/api/v1/api-keys/{}", key.id)).bearer(&manager).send().expect_status(200);
+    });
+}
+
+/// Streams of a key on two gateways: `delete` it, and they end in time and do not look whole.
+fn streams_break_off(layout: Layout, delete: impl FnOnce(&Stand, &Gateway, &Key)) {
     let upstream = streaming();
-    let stand = Stand::new().upstream(upstream.address).start();
+    let stand = layout.upstream(upstream.address).start();
     let (key, other) = (stand.key().create(), stand.key().create());
     let second = stand.another_gateway();
     let mut bystander = lasting(&stand.gateway, &other, "/echo/silent");
-    let mut silent = [lasting(&stand.gateway, &key, "/echo/silent"), lasting(&second, &key, "/echo/silent")];
-    let mut busy = lasting(&stand.gateway, &key, "/echo/busy");
-    let reading = std::thread::spawn(move || (read_to_end(&mut busy), Instant::now()));
+    let streams = [(&stand.gateway, "/echo/silent"), (&second, "/echo/silent"), (&stand.gateway, "/echo/busy")];
+    let reading = streams.map(|(gateway, path)| {
+        let mut stream = lasting(gateway, &key, path);
+        std::thread::spawn(move || (read_to_end(&mut stream), Instant::now()))
+    });
     let begun = Instant::now();
     eventually("they have lasted", SOON, || begun.elapsed() > Duration::from_millis(1200));
-    stand.cli(&["keys", "delete", &key.id]).expect_success();
+    let asked = Instant::now();
+    delete(&stand, &second, &key);
     let deleted = Instant::now();
-    for stream in &mut silent {
-        assert!(!read_to_end(stream), "it must not look whole");
-        assert!(deleted.elapsed() < REVOKED_WITHIN, "{:?}", deleted.elapsed());
-    }
-    let (whole, ended) = reading.join().unwrap();
-    assert!(!whole && ended.duration_since(deleted) < REVOKED_WITHIN, "{whole} {:?}", ended.duration_since(deleted));
+    let ended = reading.map(|reading| {
+        let (whole, ended) = reading.join().unwrap();
+        assert!(!whole, "it must not look whole");
+        assert!(ended.saturating_duration_since(deleted) < REVOKED_WITHIN, "{:?}", ended - deleted);
+        ended - asked
+    });
+    println!("said to be done after {:?}, the streams had ended after {ended:?}", deleted - asked);
     bystander.set_patience(Duration::from_millis(300));
     assert!(bystander.chunk().is_none() && !bystander.is_closed_by_server(), "others go on");
-    eventually("logged", SOON, || stand.gateway.process.stdout().lines().count() >= 2);
-    for line in stand.gateway.process.stdout().lines() {
-        assert!(line.contains(r#""status":401"#) && line.contains(r#""code":"invalid_key""#), "{line}");
+    for line in stand.gateway.request_log(2) {
+        assert_eq!((&line["status"], &line["code"]), (&401.into(), &"invalid_key".into()), "{line}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::support::{Connection, Flapping, Request, Scripted, Stand, seconds};
+use super::support::{Connection, Flapping, Request, Scripted, Stand, eventually, seconds};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -49,17 +49,23 @@ fn a_request_without_an_answer_is_sent_again_if_its_method_allows_it() {
         ("POST", "", 502),
         ("PATCH", "", 502),
         ("BREW", "", 502),
-        // A body that streams is gone once it was sent.
-        ("PUT", "streamed", 502),
-        ("GET", "streamed", 502),
-        ("POST", "streamed", 502),
+        // A small body is kept until the answer begins, a large one is gone once it was sent.
+        ("PUT", "small", 200),
+        ("DELETE", "small", 200),
+        ("GET", "small", 200),
+        ("PUT", &"x".repeat(64 * 1024), 200),
+        ("PUT", &"x".repeat(64 * 1024 + 1), 502),
+        ("POST", "small", 502),
+        ("PATCH", "small", 502),
     ] {
         let backend = dropping(2);
         let stand = before(&[backend.address], "");
         let request = stand.request(method, "/public/x");
         let request = if body.is_empty() { request } else { request.body(body) };
-        assert_eq!(request.send().status(), status, "{method} {body}");
-        assert_eq!(backend.requests().len(), if status == 200 { 3 } else { 1 }, "{method} {body}");
+        assert_eq!(request.send().status(), status, "{method} {}", body.len());
+        let requests = backend.requests();
+        assert_eq!(requests.len(), if status == 200 { 3 } else { 1 }, "{method} {}", body.len());
+        assert!(requests.iter().all(|seen| seen.head == requests[0].head && seen.body == body.as_bytes()));
     }
 }
 
@@ -202,16 +208,20 @@ fn of_two_backends_one_is_killed_every_two_seconds_and_hardly_a_request_notices(
     let stand = before(&[steady.address, flapping.address], ", outlier: { failures: 5, eject_for: 1s }");
     let (gateway, time) = (stand.gateway.public, seconds(8, 60));
     let running = std::thread::spawn(move || load(gateway, 500, time));
-    let start = Instant::now();
-    let mut kills = 0;
+    let usable = || stand.gateway.metric("gateway_upstream_endpoints_usable", "").unwrap() as usize;
+    let (start, second, patience) = (Instant::now(), Duration::from_secs(1), Duration::from_secs(5));
+    let (mut aside, mut back) = (Vec::new(), Vec::new());
     // Alive for a second, dead for one.
-    while start.elapsed() + Duration::from_secs(2) < time {
-        std::thread::sleep(Duration::from_secs(1));
+    while start.elapsed() + 2 * second < time {
+        std::thread::sleep(second.saturating_sub(back.last().copied().unwrap_or_default()));
         flapping.kill();
-        kills += 1;
-        std::thread::sleep(Duration::from_secs(1));
+        aside.push(eventually("it is put aside", patience, || usable() == 1));
+        std::thread::sleep(second.saturating_sub(*aside.last().unwrap()));
         flapping.revive();
+        let before = flapping.received().len();
+        back.push(eventually("it serves again", patience, || flapping.received().len() > before));
     }
+    let kills = aside.len();
     let shots = running.join().unwrap();
 
     let failed: Vec<_> = shots.iter().filter(|shot| shot.status != 200).collect();
@@ -230,10 +240,12 @@ fn of_two_backends_one_is_killed_every_two_seconds_and_hardly_a_request_notices(
     assert!(flapping.received().len() * 10 > shots.len(), "{} of {}", flapping.received().len(), shots.len());
     assert!(kills >= 3 && stand.gateway.metric("gateway_upstream_ejections_total", "") >= Some(1.0));
     println!(
-        "{} requests, {kills} kills, {} failed, {} retries, {} ejections",
+        "{} requests, {kills} kills, {} failed, {} retries, {} ejections; aside within {:.1?}, serving again within {:.1?}",
         shots.len(),
         failed.len(),
         stand.gateway.metric("gateway_upstream_retries_total", "").unwrap(),
         stand.gateway.metric("gateway_upstream_ejections_total", "").unwrap(),
+        aside.iter().max().unwrap(),
+        back.iter().max().unwrap(),
     );
 }

@@ -6,66 +6,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::support::{Connection, Gateway, Key, Request, Scripted, Stand, Wire, eventually};
+use super::support::websocket::{AGREED, WS_KEY, agreeing, is_alive, open, parrot, websocket};
+use super::support::{Connection, Gateway, Key, Scripted, Stand, eventually};
 
-const WS_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const PROOF: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const SOON: Duration = Duration::from_secs(5);
-/// The promise: a tunnel whose key is no longer good is closed within this.
-const REVOKED_WITHIN: Duration = Duration::from_secs(1);
-
-fn websocket(request: Request) -> Request {
-    request
-        .header("Connection", "keep-alive, Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Key", WS_KEY)
-        .header("Sec-WebSocket-Version", "13")
-}
-
-/// A backend that agrees to every WebSocket and then does what it is told.
-fn agreeing(then: impl Fn(&mut Wire) + Send + Sync + 'static) -> Scripted {
-    Scripted::start(move |wire| {
-        if wire.request().is_some() {
-            wire.send(AGREED);
-            then(wire);
-        }
-    })
-}
-
-/// Says back what it hears, octet by octet of meaning: no frames.
-fn parrot(wire: &mut Wire) {
-    while let Some(octet) = wire.take(1) {
-        wire.send(octet);
-    }
-}
 
 fn before(upstream: &Scripted) -> (Stand, Key) {
     let stand = Stand::new().upstream(upstream.address).start();
     let key = stand.key().create();
     (stand, key)
-}
-
-/// A tunnel through this gateway.
-#[track_caller]
-fn open(gateway: &Gateway, key: &Key) -> Connection {
-    let mut connection = websocket(gateway.get("/echo/x").bearer(key)).start();
-    let head = connection.head();
-    assert_eq!(head.status, 101, "{head:?}");
-    connection
-}
-
-#[track_caller]
-fn is_alive(connection: &mut Connection) {
-    connection.send("?");
-    assert_eq!(connection.take(1).as_deref(), Some(&b"?"[..]));
-}
-
-/// Lines of the request log, as soon as there are so many.
-fn log(gateway: &Gateway, lines: usize) -> Vec<Value> {
-    eventually("a line for each request", SOON, || gateway.process.stdout().lines().count() >= lines);
-    gateway.process.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -164,7 +114,7 @@ fn a_websocket_is_charged_counted_and_logged_once() {
     assert_eq!(connection.take(3000).unwrap(), [7; 3000]);
     assert!(stand.gateway.process.stdout().is_empty(), "logged when it ends, not before");
     drop(connection);
-    let line = &log(&stand.gateway, 1)[0];
+    let line = &stand.gateway.request_log(1)[0];
     assert_eq!((&line["status"], &line["code"]), (&101.into(), &Value::Null), "{line}");
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&1000.into(), &3000.into()), "{line}");
     assert_eq!(line["route"], "GET /echo/{*rest}", "{line}");
@@ -307,7 +257,7 @@ fn one_side_may_end_its_half_and_the_other_go_on() {
     assert!(connection.is_closed_by_server());
     connection.send("after");
     drop(connection);
-    assert_eq!(log(&stand.gateway, 1)[0]["bytes_in"], 5);
+    assert_eq!(stand.gateway.request_log(1)[0]["bytes_in"], 5);
 }
 
 #[test]
@@ -345,32 +295,6 @@ fn eventually_still(gateway: &Gateway) -> usize {
     last.saturating_sub(first)
 }
 
-/// Two gateways with a tunnel each; `revoke` ends both in time, and the log says why.
-fn revoked(code: &str, revoke: impl FnOnce(&Stand, &Key)) {
-    let upstream = agreeing(parrot);
-    let (stand, key) = before(&upstream);
-    let second = stand.another_gateway();
-    let bystander = stand.key().create();
-    let mut tunnels = [open(&stand.gateway, &key), open(&second, &key)];
-    let mut others = [open(&stand.gateway, &bystander), open(&second, &bystander)];
-    tunnels.iter_mut().chain(&mut others).for_each(is_alive);
-    revoke(&stand, &key);
-    let revoked = Instant::now();
-    for tunnel in &mut tunnels {
-        assert!(tunnel.is_closed_by_server(), "{code}");
-        assert!(revoked.elapsed() < REVOKED_WITHIN, "{code}: {:?}", revoked.elapsed());
-    }
-    for gateway in [&stand.gateway, &second] {
-        let closed = || {
-            let lines = gateway.process.stdout();
-            lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|line| line["status"] == 101)
-        };
-        eventually("the end of the tunnel is logged", SOON, || closed().is_some());
-        assert_eq!(closed().unwrap()["code"], code);
-    }
-    others.iter_mut().for_each(is_alive);
-}
-
 #[test]
 fn a_tunnel_keeps_its_place_among_the_requests_in_flight_until_it_ends() {
     let upstream = agreeing(parrot);
@@ -395,48 +319,6 @@ fn a_tunnel_keeps_its_place_among_the_requests_in_flight_until_it_ends() {
 }
 
 #[test]
-fn a_tunnel_ends_on_every_gateway_when_its_key_is_deleted_by_the_command_line() {
-    revoked("invalid_key", |stand, key| drop(stand.cli(&["keys", "delete", &key.id]).expect_success()));
-}
-
-#[test]
-fn a_tunnel_ends_on_every_gateway_when_its_key_is_deleted_over_the_api() {
-    revoked("invalid_key", |stand, key| {
-        let manager = stand.key().account(&key.account).scope("api-keys:write").create();
-        stand.request("DELETE", &format!("/api/v1/api-keys/{}", key.id)).bearer(&manager).send().expect_status(200);
-    });
-}
-
-#[test]
-fn a_tunnel_ends_when_its_key_is_disabled_or_loses_scope_or_address_or_its_account_is_suspended() {
-    revoked("disabled_key", |stand, key| drop(stand.cli(&["keys", "disable", &key.id]).expect_success()));
-    revoked("insufficient_scope", |stand, key| {
-        drop(stand.cli(&["keys", "update", &key.id, "--scope", "datasets:read"]).expect_success());
-    });
-    revoked("address_not_allowed", |stand, key| {
-        drop(stand.cli(&["keys", "update", &key.id, "--allowed-address", "192.0.2.1"]).expect_success());
-    });
-    revoked("account_suspended", |stand, key| {
-        drop(stand.cli(&["accounts", "suspend", &key.account]).expect_success());
-    });
-}
-
-#[test]
-fn a_tunnel_ends_at_the_time_its_key_expires() {
-    let upstream = agreeing(parrot);
-    let stand = Stand::new().upstream(upstream.address).start();
-    let expires = time::OffsetDateTime::now_utc() + Duration::from_secs(3);
-    let text = expires.format(&time::format_description::well_known::Rfc3339).unwrap();
-    let key = stand.key().expires_at(&text).create();
-    let mut tunnel = open(&stand.gateway, &key);
-    is_alive(&mut tunnel);
-    assert!(tunnel.is_closed_by_server());
-    let late = time::OffsetDateTime::now_utc() - expires;
-    assert!((-0.01..1.0).contains(&late.as_seconds_f64()), "{late}");
-    assert_eq!(log(&stand.gateway, 1)[0]["code"], "expired_key");
-}
-
-#[test]
 fn a_tunnel_in_which_nobody_speaks_ends_after_the_idle_time_of_its_route() {
     let upstream = agreeing(parrot);
     let stand = Stand::new()
@@ -453,7 +335,7 @@ fn a_tunnel_in_which_nobody_speaks_ends_after_the_idle_time_of_its_route() {
     let quiet = Instant::now();
     assert!(tunnel.is_closed_by_server());
     assert!(quiet.elapsed() > Duration::from_millis(800), "{:?}", quiet.elapsed());
-    assert_eq!(log(&stand.gateway, 1)[0]["code"], "idle_timeout");
+    assert_eq!(stand.gateway.request_log(1)[0]["code"], "idle_timeout");
 }
 
 #[test]
@@ -469,7 +351,7 @@ fn a_tunnel_lives_through_a_drain_until_its_time_is_over_and_is_counted() {
     is_alive(&mut tunnel);
     assert!(tunnel.is_closed_by_server());
     assert!(begun.elapsed() > Duration::from_millis(1900), "{:?}", begun.elapsed());
-    assert_eq!(log(&stand.gateway, 1)[0]["status"], 101);
+    assert_eq!(stand.gateway.request_log(1)[0]["status"], 101);
     let after = stand.another_gateway();
     let reader = stand.key().account(&key.account).scope("api-keys:read").create();
     let usage = after.get(&format!("/api/v1/api-keys/{}/usage", key.id)).bearer(&reader).send().json();

@@ -17,7 +17,7 @@ pub const MAX_HEAD: usize = 256 * 1024;
 /// Fields of an answer for which hyper has room.
 const MAX_FIELDS: usize = 100;
 /// Interim answers before the final one.
-const MAX_INTERIM: u32 = 32;
+pub const MAX_INTERIM: u32 = 32;
 
 /// No request is out.
 const IDLE: u8 = 0;

@@ -15,11 +15,11 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Answers, Exchange, MAX_HEAD};
+pub use answer::{Answers, Exchange, MAX_HEAD, MAX_INTERIM};
 pub use gate::{Body, Gate, Messages, Standing};
 pub use request::{Refused, RequestLimits, Requests};
 
-use super::table;
+use super::{is_field_octet, is_field_value, is_token, table};
 use crate::policy::rejection::Rejection;
 
 /// What is wrong with a message.
@@ -47,15 +47,4 @@ impl From<Fault> for Rejection {
             Fault::Expectation => Self::ExpectationFailed,
         }
     }
-}
-
-/// `tchar` of RFC 9110 section 5.6.2.
-const fn is_token(byte: u8) -> bool {
-    const TABLE: [bool; 256] = table(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz");
-    TABLE[byte as usize]
-}
-
-/// What a field value may hold, blanks included: all but controls (RFC 9110 section 5.5).
-const fn is_field_octet(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }

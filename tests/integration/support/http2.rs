@@ -147,14 +147,19 @@ impl Http2 {
         self.send(frame(kind, flags, stream, payload));
     }
 
+    /// The stream that comes next, for whoever writes its frames himself.
+    pub(crate) fn next_stream(&mut self) -> u32 {
+        self.next_stream += 2;
+        self.next_stream - 2
+    }
+
     /// Opens a stream with these fields, as they are.
     pub(crate) fn start(&mut self, fields: &[(&str, &str)], ends: bool) -> u32 {
         self.start_block(&block(fields), ends)
     }
 
     pub(crate) fn start_block(&mut self, block: &[u8], ends: bool) -> u32 {
-        let stream = self.next_stream;
-        self.next_stream += 2;
+        let stream = self.next_stream();
         // In frames as large as every peer takes.
         let (first, rest) = block.split_at(block.len().min(16_384));
         let flags = if ends { END_STREAM } else { 0 } | if rest.is_empty() { END_HEADERS } else { 0 };

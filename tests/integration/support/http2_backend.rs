@@ -37,6 +37,17 @@ impl<'w> Http2Wire<'w> {
         self.wire.send(frame(kind, flags, stream, payload));
     }
 
+    /// Any octets, in one piece.
+    pub(crate) fn send_octets(&mut self, octets: &[u8]) {
+        self.wire.send(octets);
+    }
+
+    /// Whether they could be sent.
+    pub(crate) fn try_send_octets(&mut self, octets: &[u8]) -> bool {
+        self.wire.send(octets);
+        !self.wire.is_closed()
+    }
+
     /// The next frame; settings and pings are answered on the way.
     pub(crate) fn next(&mut self) -> Option<Frame> {
         let head = self.wire.take(9)?;

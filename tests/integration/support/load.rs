@@ -69,7 +69,8 @@ struct Shared {
     aim: AtomicUsize,
     /// Requests begun.
     begun: AtomicUsize,
-    /// Connections that could not be opened.
+    /// Connections that were opened, and those that could not be.
+    opened: AtomicUsize,
     refused: AtomicUsize,
     most: usize,
 }
@@ -98,6 +99,12 @@ impl Load {
     /// With keys that nobody has made.
     pub(crate) fn secrets(mut self, secrets: Vec<String>) -> Self {
         self.keys = secrets.into_iter().map(|secret| (String::new(), secret)).collect();
+        self
+    }
+
+    /// Asks for this instead of a small echo.
+    pub(crate) fn target(mut self, target: &str) -> Self {
+        self.target = target.to_owned();
         self
     }
 
@@ -137,8 +144,8 @@ impl Load {
 
     fn begin(&self, most: usize) -> Running {
         let (stop, aim) = (AtomicBool::new(false), AtomicUsize::new(EVERY_KEY));
-        let (begun, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { stop, aim, begun, refused, most });
+        let [begun, opened, refused] = [(); 3].map(|()| AtomicUsize::new(0));
+        let shared = Arc::new(Shared { stop, aim, begun, opened, refused, most });
         let start = Instant::now();
         let thread = |index| {
             let (load, shared) = (self.clone(), shared.clone());
@@ -164,7 +171,12 @@ impl Load {
             if shared.stop.load(Ordering::Relaxed) {
                 break;
             }
-            let connection = match open.take().map_or_else(|| Connection::try_open(self.gateways[gateway]), Ok) {
+            let dial = || {
+                Connection::try_open(self.gateways[gateway]).inspect(|_| {
+                    shared.opened.fetch_add(1, Ordering::Relaxed);
+                })
+            };
+            let connection = match open.take().map_or_else(dial, Ok) {
                 Ok(connection) => open.insert(connection),
                 Err(_) => {
                     shared.refused.fetch_add(1, Ordering::Relaxed);
@@ -207,6 +219,11 @@ impl Running {
         self.shared.begun.load(Ordering::Relaxed)
     }
 
+    /// Connections that were opened so far.
+    pub(crate) fn opened(&self) -> usize {
+        self.shared.opened.load(Ordering::Relaxed)
+    }
+
     /// Connections that could not be opened so far.
     pub(crate) fn refused(&self) -> usize {
         self.shared.refused.load(Ordering::Relaxed)
@@ -234,6 +251,11 @@ impl Shot {
     /// 0: no answer.
     pub(crate) fn status(&self) -> u16 {
         self.answer.as_ref().map_or(0, |answer| answer.status)
+    }
+
+    /// From its first octet to the last of its answer.
+    pub(crate) fn took(&self) -> Duration {
+        self.answered - self.sent
     }
 
     pub(crate) fn is_admitted(&self) -> bool {
@@ -276,4 +298,17 @@ pub(crate) fn count(shots: &[Shot], wanted: impl Fn(u16) -> bool) -> usize {
 pub(crate) fn percentile(mut values: Vec<Duration>, percent: usize) -> Duration {
     values.sort_unstable();
     values.get((values.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// Prints a line for each second: what came, and how long the middle and the slow end took.
+pub(crate) fn print_seconds(name: &str, shots: &[Shot]) {
+    let Some(start) = shots.iter().map(|shot| shot.sent).min() else { return };
+    let mut seconds = std::collections::BTreeMap::<u64, Vec<Shot>>::new();
+    for shot in shots {
+        seconds.entry((shot.sent - start).as_secs()).or_default().push(shot.clone());
+    }
+    for (second, shots) in seconds {
+        let times = |percent| percentile(shots.iter().map(Shot::took).collect(), percent);
+        println!("{name}, second {second}: {:?}, p50 {:.1?}, p99 {:.1?}", statuses(&shots), times(50), times(99));
+    }
 }

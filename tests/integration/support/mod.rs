@@ -23,6 +23,7 @@ mod request;
 mod stand;
 mod tally;
 mod transport;
+pub(crate) mod websocket;
 
 pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
@@ -30,7 +31,7 @@ pub(crate) use flapping::Flapping;
 pub(crate) use http::{Connection, Response};
 pub(crate) use http2_backend::Http2Wire;
 pub(crate) use key::Key;
-pub(crate) use load::{Load, Running, Shot, count, percentile, statuses};
+pub(crate) use load::{Load, Running, Shot, count, percentile, print_seconds, statuses};
 pub(crate) use long::{PATIENCE, is_long, seconds, sized};
 pub(crate) use process::{Finished, Process};
 pub(crate) use request::Request;

@@ -3,15 +3,20 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::backend::Sample;
+use super::clock::wait_for;
 use super::http::Connection;
 use super::key::{Key, NewKey};
 use super::process::{Finished, Process, run};
 use super::request::Request;
+
+/// For a line of a log to be written: a machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Plans of the contract, and one that no test exhausts: the default, so that only tests of quota meet it.
 const PLANS: &str = "plans:
@@ -188,6 +193,14 @@ impl Gateway {
     /// From the operators' listener.
     pub(crate) fn admin(&self, path: &str) -> super::http::Response {
         Request::new(self.admin, "GET", path).send()
+    }
+
+    /// The lines of its request log, as soon as there are so many.
+    pub(crate) fn request_log(&self, lines: usize) -> Vec<Value> {
+        // What is being written is not whole.
+        let of = |line: &str| line.ends_with('\n').then(|| serde_json::from_str(line).unwrap());
+        let read = || -> Vec<Value> { self.process.stdout().split_inclusive('\n').filter_map(of).collect() };
+        wait_for("a line for each request", PATIENCE, || Some(read()).filter(|log| log.len() >= lines)).0
     }
 
     /// The sum of a metric over its labels that contain `labels`; none when it was never exported.

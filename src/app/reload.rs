@@ -27,10 +27,13 @@ use crate::upstream::read_fields;
 /// How often the file is looked at. A change is in force after two looks and a compilation: well within a second.
 const LOOK: Duration = Duration::from_millis(150);
 
+/// A configuration with its warnings, or why there is none.
+type Compiled = Result<(Config, Vec<Diagnostic>), ConfigError>;
+
 /// Makes a configuration of the file.
 pub struct Compile {
     /// Of what was read from it.
-    pub compile: Box<dyn Fn(io::Result<Vec<u8>>) -> Result<(Config, Vec<Diagnostic>), ConfigError> + Send>,
+    pub compile: Box<dyn Fn(io::Result<Vec<u8>>) -> Compiled + Send>,
     /// The warnings about what is in force. They were told.
     pub warnings: Vec<Diagnostic>,
 }

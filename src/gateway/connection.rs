@@ -67,6 +67,8 @@ pub struct ConnInfo {
     any_malformed: AtomicBool,
     /// Since when the client has taken nothing of what waits for it; 0: it takes.
     stalled: AtomicU64,
+    /// How long it may, in nanoseconds, where a route says so; 0: as everywhere.
+    idle: AtomicU64,
     /// Since when the client sends no more and waits; 0: it may send, `u64::MAX`: it has taken something since.
     half_closed: AtomicU64,
 }
@@ -117,6 +119,7 @@ impl ConnInfo {
             malformed: Mutex::default(),
             any_malformed: AtomicBool::new(false),
             stalled: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
             half_closed: AtomicU64::new(0),
         }
     }
@@ -173,6 +176,23 @@ impl ConnInfo {
         }
     }
 
+    /// The route of a request says how long the client may take nothing of the answer.
+    pub fn set_idle(&self, idle: Duration) {
+        let idle = u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX);
+        // Of many requests at once the most patient one decides about their connection; each stream has its own limit besides.
+        let most = if self.is_multiplexed() { self.idle.load(Ordering::Relaxed) } else { 0 };
+        self.idle.store(idle.max(most), Ordering::Relaxed);
+    }
+
+    /// How long the client may take nothing; `usual` where no route says otherwise.
+    pub fn idle(&self, usual: Duration) -> Duration {
+        match self.idle.load(Ordering::Relaxed) {
+            0 => usual,
+            nanos if self.is_multiplexed() => usual.max(Duration::from_nanos(nanos)),
+            nanos => Duration::from_nanos(nanos),
+        }
+    }
+
     fn enter(&self, phase: Phase, now: Mono) {
         self.since.store(now.0, Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
@@ -187,7 +207,12 @@ impl ConnInfo {
 
     /// A request begins to be served. One thread writes, so plain loads and stores will do.
     pub fn begin(&self, since: Mono) {
-        self.in_flight.store(self.in_flight.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let others = self.in_flight.load(Ordering::Relaxed);
+        self.in_flight.store(others + 1, Ordering::Relaxed);
+        if others == 0 {
+            // That of the one before held until now: its answer may have been on its way still.
+            self.idle.store(0, Ordering::Relaxed);
+        }
         self.enter(Phase::Busy, since);
     }
 

@@ -160,6 +160,9 @@ impl RequestRecord {
     pub fn matched(&mut self, route: &Route) {
         self.route = Some(route.id);
         self.endpoint = Some(route.endpoint(&self.method).clone());
+        if let Some(idle) = route.idle_timeout {
+            self.conn.set_idle(idle);
+        }
     }
 
     /// The body was read here, this many bytes of it.

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use crate::auth::Front;
 use crate::config::model::Config;
 use crate::limit::Permit;
-use crate::limit::address::{Counted, TooManyFromAddress};
+use crate::limit::address::{AddressLimit, TooManyFromAddress};
 use crate::management::call::Call;
 use crate::policy::access::{Authenticated, KeyProfile};
 use crate::policy::credential::{Credential, KeyHash};
@@ -118,7 +118,7 @@ impl Gateway {
         let path = head::check(&inbound.head, &config.limits)?;
         if is_preflight(config, &inbound.head) {
             Box::pin(self.identify(config, inbound, record)).await;
-            return Ok(respond::preflight(conn, inbound, record));
+            return Ok(respond::no_content(conn, inbound, record));
         }
         if let Some(call) =
             Call::recognise(&config.management.base_path, &inbound.head.method, &path, inbound.head.uri.query())
@@ -132,7 +132,12 @@ impl Gateway {
         if let Some(limit) = config.limits.per_address.public
             && found.route.access == Access::Public
         {
-            self.shared.public_requests.charge(Counted::Public, record.client(), limit, self.shared.clock.mono())?;
+            self.shared.public_requests.charge(
+                AddressLimit::Public,
+                record.client(),
+                limit,
+                self.shared.clock.mono(),
+            )?;
         }
         head::check_declared_body(&inbound.head, head::body_limit(&found.route, &config.limits))?;
         let credential = Credential::extract(&inbound.head.headers, config.key_shape)?;
@@ -192,7 +197,12 @@ impl Gateway {
         if let Some(limit) = limit
             && !auth.is_known(&hash, &self.front, config)
         {
-            self.shared.failed_auth.check(Counted::FailedAuth, record.client(), limit, self.shared.clock.mono())?;
+            self.shared.failed_auth.check(
+                AddressLimit::FailedAuth,
+                record.client(),
+                limit,
+                self.shared.clock.mono(),
+            )?;
         }
         let found = auth.look_up(hash, &self.front, config).await?;
         if found.is_none() {
@@ -207,7 +217,7 @@ impl Gateway {
             None => Ok(()),
             Some(limit) => {
                 let now = self.shared.clock.mono();
-                self.shared.failed_auth.charge(Counted::FailedAuth, record.client(), limit, now)
+                self.shared.failed_auth.charge(AddressLimit::FailedAuth, record.client(), limit, now)
             }
         }
     }
@@ -272,6 +282,12 @@ impl Gateway {
 
         let failed =
             |error| self.upstream_failed(error, upstreams.metrics(upstream), head::body_limit(&route, &config.limits));
+        if matches!(answer, Err(UpstreamError::OutOfDescriptors))
+            && let Some(permit) = record.permit.take()
+        {
+            // Our own trouble, and nothing was forwarded.
+            self.shared.limiter.take_back(&permit);
+        }
         let answer = answer.map_err(failed)?;
         let mut response = match &inbound.handshake {
             Some(handshake) => Box::pin(upgrade::agree(handshake, answer, limits.idle)).await.map_err(failed)?,

@@ -68,6 +68,11 @@ impl RecordedBody {
     pub(crate) fn revoked(&self) -> Option<Revoked> {
         lasting::watch(self.record.as_ref().filter(|_| !self.is_end_stream())?, lasting::LASTS)
     }
+
+    /// How long its client may take nothing of it, where its route says so.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.record.as_ref()?.permit.as_ref()?.grant().route().idle_timeout
+    }
 }
 
 /// Hangs the record on the answer.
@@ -241,8 +246,8 @@ const fn grpc_status(status: u16) -> u16 {
     }
 }
 
-/// The answer to a CORS preflight, but for the fields that every answer gets (`policy::cors`).
-pub fn preflight(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord) -> Response<ProxyBody> {
+/// 204, but for the fields that the caller or `policy::cors` adds: to a preflight, and to OPTIONS that goes no further.
+pub fn no_content(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord) -> Response<ProxyBody> {
     let mut response = Response::new(ProxyBody::Own(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     refuse_body(conn, inbound, false, response.headers_mut());
@@ -252,7 +257,7 @@ pub fn preflight(conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord)
 
 /// The answer to an OPTIONS request that may go no further: what the route takes.
 pub fn options(route: &Route, conn: &ConnInfo, inbound: &mut Inbound, record: &RequestRecord) -> Response<ProxyBody> {
-    let mut response = preflight(conn, inbound, record);
+    let mut response = no_content(conn, inbound, record);
     let methods: Vec<&str> = route.endpoints.iter().map(|(method, _)| method.as_str()).collect();
     insert(response.headers_mut(), ALLOW, &methods.join(", "));
     response

@@ -34,16 +34,16 @@ struct Count {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyFromAddress {
     /// Of these.
-    pub what: Counted,
+    pub what: AddressLimit,
     /// So many are allowed in a minute.
     pub limit: u32,
     /// Until the window ends; at least one second.
     pub retry_after: u64,
 }
 
-/// What is counted.
+/// One of `limits.per_address`, by what it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
+pub enum AddressLimit {
     /// Keys that do not exist.
     FailedAuth,
     /// Requests on public routes.
@@ -58,7 +58,7 @@ impl AddressRate {
     }
 
     /// Whether this address has room for one more; counts nothing.
-    pub fn check(&self, what: Counted, address: IpAddr, limit: u32, now: Mono) -> Result<(), TooManyFromAddress> {
+    pub fn check(&self, what: AddressLimit, address: IpAddr, limit: u32, now: Mono) -> Result<(), TooManyFromAddress> {
         match self.windows.get(&subscriber(address)) {
             Some(window) => room(&mut lock(&window), what, limit, now),
             None => Ok(()),
@@ -66,7 +66,7 @@ impl AddressRate {
     }
 
     /// Counts one more, or refuses it.
-    pub fn charge(&self, what: Counted, address: IpAddr, limit: u32, now: Mono) -> Result<(), TooManyFromAddress> {
+    pub fn charge(&self, what: AddressLimit, address: IpAddr, limit: u32, now: Mono) -> Result<(), TooManyFromAddress> {
         let first = || Arc::new(Mutex::new(Count { since: now, events: 0 }));
         let window = self.windows.get_with(subscriber(address), first);
         let mut count = lock(&window);
@@ -76,7 +76,7 @@ impl AddressRate {
     }
 }
 
-fn room(count: &mut Count, what: Counted, limit: u32, now: Mono) -> Result<(), TooManyFromAddress> {
+fn room(count: &mut Count, what: AddressLimit, limit: u32, now: Mono) -> Result<(), TooManyFromAddress> {
     if now.since(count.since) >= MINUTE {
         *count = Count { since: now, events: 0 };
     }
@@ -101,8 +101,8 @@ impl TooManyFromAddress {
     /// What the limit is called in `RateLimit-Policy`.
     pub const fn name(self) -> &'static str {
         match self.what {
-            Counted::FailedAuth => "failed-auth",
-            Counted::Public => "address",
+            AddressLimit::FailedAuth => "failed-auth",
+            AddressLimit::Public => "address",
         }
     }
 
@@ -115,8 +115,8 @@ impl TooManyFromAddress {
     /// The refusal; its header fields are the transport's to set.
     pub fn problem(self) -> Problem {
         let message = match self.what {
-            Counted::FailedAuth => "Too many invalid API keys from your address",
-            Counted::Public => "Too many requests from your address",
+            AddressLimit::FailedAuth => "Too many invalid API keys from your address",
+            AddressLimit::Public => "Too many requests from your address",
         };
         let detail = format!("At most {} in a minute; try again in {} s.", self.limit, self.retry_after);
         Problem { status: 429, code: "rate_limited", message: message.into(), detail: detail.into(), challenge: None }
@@ -127,7 +127,7 @@ impl TooManyFromAddress {
 mod tests {
     use super::*;
 
-    const WHAT: Counted = Counted::Public;
+    const WHAT: AddressLimit = AddressLimit::Public;
 
     fn at(seconds: u64) -> Mono {
         Mono(seconds * 1_000_000)

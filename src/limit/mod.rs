@@ -33,14 +33,14 @@ use crate::policy::access::{Grant, KeyProfile};
 use crate::policy::instant::Mono;
 use crate::policy::key::QuotaLimits;
 use crate::policy::lease::{Decision, Outage, Purpose};
-use crate::policy::quota::{QuotaState, Subject};
+use crate::policy::quota::{Minute, QuotaState, Subject};
 use crate::policy::rejection::Rejection;
 use crate::store::Change;
 use crate::store::health::Guard;
 
 pub use stats::{Counter, LimiterStats};
 
-use entry::{Entry, Inner, Outcome};
+use entry::{Entry, Outcome};
 use in_flight::{InFlight, Place};
 
 /// A request waits this long for a call; then it is told to come back.
@@ -53,6 +53,8 @@ const SHARDS: usize = 64;
 pub struct Permit {
     grant: Grant,
     quota: Option<QuotaState>,
+    /// Of the tokens that were charged.
+    minute: Option<Minute>,
     cost: u32,
     /// Free again with the permit, which lives as long as the request.
     _place: Option<Place>,
@@ -125,7 +127,9 @@ impl Limiter {
 
     /// Charges the request, waits for a lease if need be, or refuses. A refused request costs nothing.
     pub async fn admit(&self, grant: Grant) -> Result<Permit, LimitError> {
-        let Some(profile) = grant.profile() else { return Ok(Permit { grant, quota: None, cost: 0, _place: None }) };
+        let Some(profile) = grant.profile() else {
+            return Ok(Permit { grant, quota: None, minute: None, cost: 0, _place: None });
+        };
         let place = match &profile.in_flight {
             None => None,
             Some(limit) => match self.in_flight.enter(limit) {
@@ -135,21 +139,34 @@ impl Limiter {
             },
         };
         let cost = grant.route().cost.max(1);
-        let state = self.charge(&profile.subject, cost, profile.limits).await?;
-        Ok(Permit { grant, quota: Some(state), cost, _place: place })
+        let (state, minute) = self.charge(&profile.subject, cost, profile.limits).await?;
+        Ok(Permit { grant, quota: Some(state), minute: Some(minute), cost, _place: place })
+    }
+
+    /// The request was not forwarded after all: it costs nothing.
+    pub fn take_back(&self, permit: &Permit) {
+        if let (Some(profile), Some(minute)) = (permit.grant.profile(), permit.minute) {
+            let now = self.shared.clock.mono();
+            self.shared.put_back(&self.shared.entry(&profile.subject, now, profile.limits), now, minute, permit.cost);
+        }
     }
 
     async fn too_many(&self, profile: &KeyProfile, most: u32) -> LimitError {
         LimitError::Rejected(Rejection::TooManyConcurrent(most, self.state_of(profile).await.ok()))
     }
 
-    async fn charge(&self, subject: &Subject, cost: u32, limits: QuotaLimits) -> Result<QuotaState, LimitError> {
+    async fn charge(
+        &self,
+        subject: &Subject,
+        cost: u32,
+        limits: QuotaLimits,
+    ) -> Result<(QuotaState, Minute), LimitError> {
         let outcome = match self.shared.first_look(subject, cost, limits) {
             FirstLook::Decided(outcome) => outcome,
             FirstLook::Queued(ticket) => ticket.wait().await,
         };
         match outcome {
-            Outcome::Admitted(state, _) => Ok(state),
+            Outcome::Admitted(state, minute) => Ok((state, minute)),
             Outcome::Denied(state) => Err(LimitError::Rejected(Rejection::RateLimited(state))),
             Outcome::Unavailable => {
                 self.shared.stats.unavailable.add(1);
@@ -324,6 +341,13 @@ impl Shared {
         entry
     }
 
+    /// Tokens that were taken in this minute and not used.
+    fn put_back(self: &Arc<Self>, entry: &Arc<Entry>, now: Mono, minute: Minute, cost: u32) {
+        let mut inner = entry.lock();
+        inner.lease.put_back(now, minute, cost);
+        self.drive(entry, &mut inner, now);
+    }
+
     /// How to decide without the store; `None`: not at all.
     fn outage(&self) -> Option<Outage> {
         let unlimited = match **self.outage_quota.load() {
@@ -365,10 +389,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.told.close();
         if let Ok(Outcome::Admitted(_, minute)) = self.told.try_recv() {
-            let now = self.shared.clock.mono();
-            let mut inner: MutexGuard<'_, Inner> = self.entry.lock();
-            inner.lease.put_back(now, minute, self.cost);
-            self.shared.drive(&self.entry, &mut inner, now);
+            self.shared.put_back(&self.entry, self.shared.clock.mono(), minute, self.cost);
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::gateway::lasting::Revoked;
 use crate::gateway::respond::RecordedBody;
-use crate::upstream::BodyError;
+use crate::upstream::{BodyError, deadline};
 
 tokio::task_local! {
     static PACE: Arc<Pace>;
@@ -32,6 +32,8 @@ struct Pace {
     parts: AtomicU64,
     /// When the key of the answer ends; looked at only here, for the body that looks itself is not asked meanwhile.
     revoked: Mutex<Option<Revoked>>,
+    /// How long the client may take nothing, where the route of the answer says so.
+    idle: OnceLock<Duration>,
 }
 
 impl Pace {
@@ -55,7 +57,7 @@ impl Pace {
 /// Spawns streams on the worker's runtime.
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
-    /// How long a client may take nothing.
+    /// How long a client may take nothing, unless its route says otherwise.
     pub(super) idle: Duration,
 }
 
@@ -81,9 +83,10 @@ async fn until_stalled(stream: impl Future<Output = ()>, pace: Arc<Pace>, idle: 
             timer = None;
             return Poll::Pending;
         }
+        let idle = pace.idle.get().copied().unwrap_or(idle);
         let timer = timer.get_or_insert_with(|| Box::pin(sleep(idle)));
         if now != before {
-            timer.as_mut().reset(Instant::now() + idle);
+            timer.as_mut().reset(deadline(Instant::now(), idle));
         }
         if timer.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { pace.poll_revoked(cx) }
     })
@@ -102,6 +105,9 @@ impl Paced {
         let pace = PACE.try_with(Arc::clone).unwrap_or_default();
         // Its head waits to be taken, too: a client may give a stream no room at all.
         pace.asked(true);
+        if let Some(idle) = body.idle() {
+            let _ = pace.idle.set(idle);
+        }
         *pace.revoked.lock().unwrap_or_else(PoisonError::into_inner) = body.revoked();
         Self { body, pace }
     }

@@ -24,7 +24,7 @@ pub(super) fn is_goodbye(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> boo
 /// Whether a connection is to be ended now.
 pub(super) fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
     // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
-    if conn.stalled_for(now) > timeouts.idle || conn.half_closed_for(now) > HALF_CLOSED {
+    if conn.stalled_for(now) > conn.idle(timeouts.idle) || conn.half_closed_for(now) > HALF_CLOSED {
         return true;
     }
     if conn.head_since().is_some_and(|since| now.since(since) > timeouts.header) {
@@ -133,6 +133,43 @@ mod tests {
         // Tried again, and nothing taken again: the time runs on.
         conn.wrote(false, &*clock);
         assert!(ends_after(&conn, &clock, 200).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_ends_by_idle_of_its_route_until_the_next_request_begins() {
+        let (conn, clock) = connection();
+        for seconds in [20, 1000] {
+            conn.begin(clock.mono());
+            conn.set_idle(Duration::from_secs(seconds));
+            conn.wrote(false, &*clock);
+            // All of the answer is handed over, and not taken.
+            conn.end(clock.mono());
+            // Less than a connection between two requests has.
+            advance(Duration::from_secs(70)).await;
+            assert_eq!(is_overdue(&conn, clock.mono(), &TIMEOUTS), seconds == 20);
+            conn.wrote(true, &*clock);
+        }
+        conn.begin(clock.mono());
+        conn.wrote(false, &*clock);
+        assert!(ends_after(&conn, &clock, 300).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_requests_at_once_the_most_patient_one_decides() {
+        let (conn, clock) = connection();
+        conn.multiplex(clock.mono());
+        for seconds in [20, 400, 30] {
+            conn.begin(clock.mono());
+            conn.set_idle(Duration::from_secs(seconds));
+        }
+        conn.wrote(false, &*clock);
+        assert!(ends_after(&conn, &clock, 400).await);
+        let (conn, clock) = connection();
+        conn.multiplex(clock.mono());
+        conn.begin(clock.mono());
+        conn.set_idle(Duration::from_secs(20));
+        conn.wrote(false, &*clock);
+        assert!(ends_after(&conn, &clock, 300).await);
     }
 
     #[tokio::test(start_paused = true)]

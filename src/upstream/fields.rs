@@ -32,6 +32,7 @@ pub fn read_fields(upstreams: &[Upstream]) -> Result<Vec<Fields>, FieldError> {
     upstreams.iter().map(read).collect()
 }
 
+/// All fields of an upstream, files read anew.
 pub(super) fn read(upstream: &Upstream) -> Result<Fields, FieldError> {
     let field = |(name, secret): &(HeaderName, Secret)| Ok((name.clone(), value(upstream, name, secret)?));
     upstream.set_headers.iter().map(field).collect()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::support::{Connection, Load, Stand, count, eventually};
+use super::support::{Connection, Load, Scripted, Stand, count, eventually};
 
 /// Long enough for anything on loopback.
 const SOON: Duration = Duration::from_secs(5);
@@ -150,6 +150,42 @@ fn when_descriptors_run_out_accepting_rests_and_goes_on_when_there_are_some() {
     assert!(clients.iter_mut().all(|client| ask(client) == 404));
     assert!(start.elapsed() <= Duration::from_secs(1), "{:?}", start.elapsed());
     assert!(gateway.metric("gateway_accept_errors_total", "") > Some(0.0));
+}
+
+#[test]
+fn a_request_without_a_descriptor_for_its_upstream_is_503_costs_nothing_and_is_not_held_against_the_backend() {
+    // Each request needs a connection of its own.
+    let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    let backends = [Scripted::answering(answer), Scripted::answering(answer)];
+    let endpoints = backends.each_ref().map(|backend| format!("\"http://{}\"", backend.address)).join(", ");
+    let outlier = "outlier: { failures: 1, eject_for: 1h }, retries: { attempts: 0 }";
+    let stand =
+        Stand::new().section(&format!("upstreams: {{ main: {{ endpoints: [{endpoints}], {outlier} }} }}")).start();
+    let key = stand.limited_key(1000, 5);
+    let pid = Pid::from_raw(i32::try_from(stand.gateway.process.pid()).unwrap()).unwrap();
+    let limit = |files: u64| {
+        let limit = Rlimit { current: Some(files), maximum: Some(1024) };
+        prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    };
+    let mut connection = stand.connect();
+    let ask = stand.get("/echo/x").bearer(&key);
+    ask.on(&mut connection).expect_status(200);
+    limit(3);
+    for _ in 0..10 {
+        let refused = ask.on(&mut connection).expect_refusal(503, "overloaded");
+        assert_eq!((refused.header("retry-after"), refused.header("x-ratelimit-remaining")), (Some("1"), None));
+    }
+    limit(1024);
+    // All that the plan has but for the first one.
+    for _ in 0..4 {
+        ask.on(&mut connection).expect_status(200);
+    }
+    ask.on(&mut connection).expect_refusal(429, "rate_limited");
+    assert_eq!(backends.iter().map(Scripted::connections).sum::<usize>(), 5);
+    let metric = |name: &str, labels: &str| stand.gateway.metric(name, labels);
+    assert_eq!(metric("gateway_upstream_errors_total", "code=\"overloaded\""), Some(10.0));
+    assert_eq!(metric("gateway_upstream_ejections_total", "").unwrap_or_default(), 0.0);
+    assert_eq!(metric("gateway_upstream_endpoints_usable", ""), Some(2.0));
 }
 
 fn stderr_lines(gateway: &super::support::Gateway, what: &str) -> usize {

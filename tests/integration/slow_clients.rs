@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::support::http2::{Http2, get};
 use super::support::{Load, Scripted, Stand, count, eventually};
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -57,6 +58,54 @@ fn a_client_that_takes_next_to_nothing_of_its_answer_is_let_go() {
         assert!(steady.take(1_000_000).is_some());
         std::thread::sleep(Duration::from_millis(150));
     }
+}
+
+/// Routes of the sample backend, one of them with this limit of its own on the client that takes nothing.
+fn with_a_limit_of_its_own(usual: &str, own: &str) -> Stand {
+    Stand::new()
+        .section(&format!("timeouts: {{ idle: {usual} }}"))
+        .route("GET /echo/usual", "access: public")
+        .route("GET /echo/own", &format!("access: public, timeouts: {{ idle: {own} }}"))
+        .start()
+}
+
+/// More than the sockets on the way hold.
+const LARGE: &str = "bytes=30000000";
+
+#[test]
+fn the_route_says_how_long_a_client_may_take_nothing_of_its_answer() {
+    let stand = with_a_limit_of_its_own("5m", "500ms");
+    let mut slow = stand.get(&format!("/echo/own?{LARGE}")).start();
+    slow.receive_little();
+    slow.head();
+    let in_flight = || stand.gateway.metric("gateway_requests_in_flight", "");
+    eventually("it is let go", SOON, || in_flight() == Some(0.0));
+    let mut streams = Http2::open(stand.gateway.public);
+    streams.start(&get(&format!("/echo/own?{LARGE}")), true);
+    eventually("the stream is there", SOON, || in_flight() == Some(1.0));
+    eventually("the stream is let go", SOON, || in_flight() == Some(0.0));
+
+    let stand = with_a_limit_of_its_own("1s", "1m");
+    let ask = |route: &str| {
+        let mut slow = stand.get(&format!("/echo/{route}?{LARGE}")).start();
+        slow.head();
+        slow
+    };
+    let (mut usual, mut own) = (ask("usual"), ask("own"));
+    let mut streams = Http2::open(stand.gateway.public);
+    streams.start(&get(&format!("/echo/own?{LARGE}")), true);
+    let in_flight = || stand.gateway.metric("gateway_requests_in_flight", "");
+    eventually("all are there", SOON, || in_flight() == Some(3.0));
+    eventually("the usual one is let go", SOON, || in_flight() == Some(2.0));
+    // Two sweeps more.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(in_flight(), Some(2.0));
+    assert!(own.take(30_000_000).is_some(), "the other one gets all of its answer");
+    assert!(usual.take(30_000_000).is_none());
+    // The connection's next request has its own route.
+    own.send(stand.get(&format!("/echo/usual?{LARGE}")).bytes());
+    own.head();
+    eventually("it is let go, too", SOON, || in_flight() == Some(1.0));
 }
 
 #[test]

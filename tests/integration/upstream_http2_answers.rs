@@ -249,7 +249,7 @@ fn what_breaks_behind_its_head_is_visibly_broken() {
     }
 }
 
-/// More came with the head than is looked at before it goes out.
+/// More came with the head than is looked at before it goes out, and less than hyper would write before the body goes on.
 #[test]
 fn what_breaks_far_behind_its_head_shows_the_head_first() {
     let upstream = Scripted::start(|wire| {
@@ -257,7 +257,7 @@ fn what_breaks_far_behind_its_head_shows_the_head_first() {
         while let Some((stream, _)) = peer.request() {
             let head = frame(HEADERS, END_HEADERS, stream, &block(&[(":status", "200")]));
             let reset = frame(RST_STREAM, 0, stream, &2_u32.to_be_bytes());
-            peer.send_octets(&[head, frame(DATA, 0, stream, b"half").repeat(50), reset].concat());
+            peer.send_octets(&[head, frame(DATA, 0, stream, b"half").repeat(10), reset].concat());
         }
     });
     let (stand, key) = before(&upstream);

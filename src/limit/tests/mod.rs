@@ -44,7 +44,7 @@ async fn burst(limiters: &[Arc<Limiter>], subject: &Subject, n: usize, cost: u32
     let mut requests = JoinSet::new();
     for i in 0..n {
         let (limiter, subject) = (limiters[i % limiters.len()].clone(), subject.clone());
-        requests.spawn(async move { limiter.charge(&subject, cost, limits).await });
+        requests.spawn(async move { limiter.charge(&subject, cost, limits).await.map(|(state, _)| state) });
     }
     requests.join_all().await
 }

@@ -36,7 +36,7 @@ async fn drive(processes: &[Arc<Limiter>], clients: usize, requests: usize, subj
         connections.spawn(async move {
             let mut answers = Vec::new();
             for _ in 0..requests / clients + usize::from(client < requests % clients) {
-                answers.push(limiter.charge(&subject, 1, FREE).await);
+                answers.push(limiter.charge(&subject, 1, FREE).await.map(|(state, _)| state));
             }
             answers
         });

@@ -19,7 +19,7 @@ from harness import Gateway, bearer, eventually
 CONNECTIONS = 200
 LIMIT = 2.0  # seconds: every timeout of the gateway
 ATTACK = 20  # how long it goes on where nobody ends it
-GONE_WITHIN = LIMIT + 8.0
+GONE_WITHIN = LIMIT + 13.0
 # The client's, and the one by which the tool looks whether the service is there.
 OTHERS = 2
 CONFIG = f"""

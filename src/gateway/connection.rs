@@ -373,7 +373,7 @@ impl ConnInfo {
         (phase == Phase::Idle && quiet).then_some(since)
     }
 
-    /// An answer breaks off that only the end of the connection ends: it must end as no whole one does.
+    /// The connection must end as no whole answer does, and with whatever was not taken of it.
     pub fn reset(&self) {
         self.reset.store(true, Ordering::Relaxed);
     }

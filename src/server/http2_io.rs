@@ -99,6 +99,14 @@ impl Http2Io {
     }
 }
 
+impl Drop for Http2Io {
+    fn drop(&mut self) {
+        if self.requests.conn.must_reset() {
+            self.socket.reset();
+        }
+    }
+}
+
 impl AsyncRead for Http2Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();

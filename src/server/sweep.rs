@@ -21,10 +21,14 @@ pub(super) fn is_goodbye(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> boo
     is_over && !conn.is_leaving()
 }
 
+/// Whether nobody reads what is sent: neither the client's connection nor the upstream's behind it is held for ever.
+pub(super) fn is_stalled(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
+    conn.stalled_for(now) > conn.idle(timeouts.idle)
+}
+
 /// Whether a connection is to be ended now.
 pub(super) fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
-    // Nobody reads: neither the client's connection nor the upstream's behind it is held for ever.
-    if conn.stalled_for(now) > conn.idle(timeouts.idle) || conn.half_closed_for(now) > HALF_CLOSED {
+    if is_stalled(conn, now, timeouts) || conn.half_closed_for(now) > HALF_CLOSED {
         return true;
     }
     if conn.head_since().is_some_and(|since| now.since(since) > timeouts.header) {

@@ -19,7 +19,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::listener::Listeners;
 use super::places::{Counts, Place};
-use super::sweep::{is_goodbye, is_overdue};
+use super::sweep::{is_goodbye, is_overdue, is_stalled};
 use super::tls::FrontTls;
 use super::turn_away::turn_away;
 use super::{connection, descriptors, proxy_protocol};
@@ -334,6 +334,8 @@ impl Worker {
             |(conn, task): &(Arc<ConnInfo>, AbortHandle)| is_overdue(conn, now, timeouts).then(|| task.clone());
         self.open().values().filter(|(conn, _)| has_settled(conn, now)).for_each(|(conn, _)| conn.rest());
         self.open().values().filter(|(conn, _)| is_goodbye(conn, now, timeouts)).for_each(|(conn, _)| conn.drain());
+        // What nobody reads is not left to the kernel, which would keep it for minutes.
+        self.open().values().filter(|(conn, _)| is_stalled(conn, now, timeouts)).for_each(|(conn, _)| conn.reset());
         // Collected first: an aborted task gives its slot up, and that takes the lock.
         let overdue: Vec<AbortHandle> = self.open().values().filter_map(is_over).collect();
         overdue.iter().for_each(AbortHandle::abort);

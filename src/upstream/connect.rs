@@ -53,7 +53,8 @@ pub(super) async fn connect(
         }
         speak_http1(socket).await.map(Connected::Http1)
     });
-    connected.await.unwrap_or(Err(UpstreamError::Unreachable))
+    // It may be there and hang: that is a timeout to whoever waits, and a failed connection to whoever tries elsewhere.
+    connected.await.unwrap_or(Err(UpstreamError::Timeout))
 }
 
 async fn speak_http1(socket: Socket) -> Result<Box<Http1>, UpstreamError> {

@@ -48,13 +48,13 @@ pub enum UpstreamError {
     /// This process has no descriptor left for a connection. Says nothing about the upstream.
     #[error("no descriptor is left for a connection to the upstream")]
     OutOfDescriptors,
-    /// No connection: refused, unresolvable, timed out. Nothing was sent.
+    /// No connection: refused, unresolvable, no TLS. Nothing was sent.
     #[error("no connection to the upstream")]
     Unreachable,
     /// The connection broke, or the answer is not HTTP. The request may have been received.
     #[error("the upstream broke off or answered with something that is not HTTP")]
     Malformed,
-    /// No response head in time.
+    /// No response head in time, or no connection.
     #[error("the upstream did not answer in time")]
     Timeout,
     /// The client's own body ended the exchange.

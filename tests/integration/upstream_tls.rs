@@ -163,11 +163,11 @@ fn two_gateways_speak_http2_with_tls_to_each_other_and_one_that_does_not_is_a_50
 }
 
 #[test]
-fn a_handshake_that_takes_too_long_is_a_502_within_the_connect_timeout() {
+fn a_handshake_that_takes_too_long_is_a_504_within_the_connect_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("https://{}", listener.local_addr().unwrap());
     let (stand, key) = before(&endpoint, ", connect_timeout: 300ms");
     let start = std::time::Instant::now();
-    stand.get("/echo/x").bearer(&key).send().expect_refusal(502, "upstream_unreachable");
+    stand.get("/echo/x").bearer(&key).send().expect_refusal(504, "upstream_timeout");
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
 }

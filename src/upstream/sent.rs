@@ -12,6 +12,9 @@ use http::{Method, Request};
 
 use super::body::RequestBody;
 
+/// Room that is kept for the next head.
+const USUAL: usize = 4 * 1024;
+
 /// The octets of one connection, shared by its socket and by whoever sends on it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sent(Arc<Shared>);
@@ -27,7 +30,10 @@ impl Sent {
     /// A request goes out next; `keep`: it may have to go out again.
     pub(super) fn begin(&self, keep: bool) {
         self.0.is_next.store(keep, Ordering::Relaxed);
-        self.lock().clear();
+        let mut head = self.lock();
+        head.clear();
+        // A connection that rests shall not hold room for the largest head that it ever saw.
+        head.shrink_to(USUAL);
     }
 
     /// Octets are about to be written. The first slice of a request is its whole head.

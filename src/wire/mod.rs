@@ -5,6 +5,7 @@
 pub mod answers;
 pub mod frames;
 pub mod heads;
+mod held;
 mod host;
 pub mod hpack;
 pub mod http1;

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use super::frames::{CONTINUATION, END_HEADERS, END_STREAM, Frame, HEAD, HEADERS, PREFACE, PUSH_PROMISE, Reason};
+use super::held::Held;
 use super::hpack::Decoder;
 
 const PADDED: u8 = 8;
@@ -40,9 +41,8 @@ pub struct Sieve {
     left: usize,
     /// The preface is not complete.
     in_preface: bool,
-    /// Octets that were taken off the socket: so many may pass, the others wait for the rest of their block.
-    held: Vec<u8>,
-    ready: usize,
+    /// The beginning of a field block, and what may pass by now.
+    held: Held,
     /// How much of the block that waits has been looked at: whole frames.
     walked: usize,
     /// The most that may wait.
@@ -62,24 +62,24 @@ impl Sieve {
 
     /// The same of what a server sends.
     pub fn server(most: usize) -> Self {
-        let (decoder, held) = (Decoder::new(TABLE), Vec::new());
-        Self { decoder, left: 0, in_preface: false, held, ready: 0, walked: 0, most, last_stream: 0 }
+        let (decoder, held) = (Decoder::new(TABLE), Held::default());
+        Self { decoder, left: 0, in_preface: false, held, walked: 0, most, last_stream: 0 }
     }
 
     /// Judges octets that were just read. So many of them, from the first on, may pass where they are; what may pass of the
     /// others is handed over later. An error ends the connection.
     pub fn sift(&mut self, octets: &[u8], judge: &mut impl Judge) -> Result<usize, Reason> {
-        if !self.held.is_empty() {
-            let mut waits = self.held.split_off(self.ready);
+        if !self.held.octets.is_empty() {
+            let mut waits = self.held.octets.split_off(self.held.ready);
             waits.extend_from_slice(octets);
             return self.queue(&waits, judge).map(|()| 0);
         }
         let (passed, instead) = self.follow(octets, judge)?;
         let rest = &octets[passed..];
         match instead {
-            None => self.held.extend_from_slice(rest),
+            None => self.held.octets.extend_from_slice(rest),
             Some((length, instead)) => {
-                (self.ready, self.held) = (instead.len(), instead);
+                (self.held.ready, self.held.octets) = (instead.len(), instead);
                 self.queue(&rest[length..], judge)?;
             }
         }
@@ -91,36 +91,26 @@ impl Sieve {
         loop {
             let (passed, instead) = self.follow(octets, judge)?;
             let (passed, rest) = octets.split_at(passed);
-            self.held.extend_from_slice(passed);
-            self.ready = self.held.len();
+            self.held.octets.extend_from_slice(passed);
+            self.held.ready = self.held.octets.len();
             let Some((length, instead)) = instead else {
-                self.held.extend_from_slice(rest);
+                self.held.octets.extend_from_slice(rest);
                 return Ok(());
             };
-            self.held.extend(instead);
-            self.ready = self.held.len();
+            self.held.octets.extend(instead);
+            self.held.ready = self.held.octets.len();
             octets = &rest[length..];
         }
     }
 
     /// Hands held octets on that may pass now, as many as `put` takes; whether there were any.
     pub fn hand_over(&mut self, put: impl FnOnce(&[u8]) -> usize) -> bool {
-        // Nearly always.
-        if self.ready == 0 {
-            return false;
-        }
-        let taken = put(&self.held[..self.ready]);
-        self.held.drain(..taken);
-        self.ready -= taken;
-        if self.held.is_empty() {
-            self.held = Vec::new();
-        }
-        true
+        self.held.hand_over(put)
     }
 
     /// The preface, a field block or the head of a frame has begun and is not complete: nobody may take for ever over it.
     pub fn is_in_head(&self) -> bool {
-        self.in_preface || self.held.len() > self.ready
+        self.in_preface || self.held.waiting() > 0
     }
 
     /// Follows the frames; how many octets may pass, and what passes in the place of the next ones.

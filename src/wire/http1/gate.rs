@@ -6,6 +6,7 @@
 use super::Fault;
 use super::chunk::Chunks;
 use super::head::Head;
+use crate::wire::held::Held;
 
 /// How a body is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +51,8 @@ pub struct Gate<M: Messages> {
     head: Head,
     /// Messages whose heads have passed.
     begun: u64,
-    /// Octets that could not pass where they were read: first those that may by now, then the beginning of a head.
-    held: Vec<u8>,
-    /// How many of `held` may pass.
-    ready: usize,
+    /// The beginning of a head, and what may pass by now.
+    held: Held,
     refused: Option<M::Refused>,
 }
 
@@ -74,47 +73,36 @@ enum At {
 impl<M: Messages> Gate<M> {
     /// At the beginning of a connection.
     pub fn new(messages: M) -> Self {
-        Self { messages, at: At::Head, head: Head::default(), begun: 0, held: Vec::new(), ready: 0, refused: None }
+        Self { messages, at: At::Head, head: Head::default(), begun: 0, held: Held::default(), refused: None }
     }
 
     /// Judges octets that were just read. So many of them, from the first on, may pass where they are; what may pass of the
     /// others is handed over later.
     pub fn sift(&mut self, octets: &[u8]) -> usize {
-        if self.held.is_empty() {
+        if self.held.octets.is_empty() {
             let passed = self.follow(octets);
             if matches!(self.at, At::Head | At::Asked) {
-                self.held.extend_from_slice(&octets[passed..]);
+                self.held.octets.extend_from_slice(&octets[passed..]);
             }
             return passed;
         }
-        let mut held = std::mem::take(&mut self.held);
+        let mut held = std::mem::take(&mut self.held.octets);
         held.extend_from_slice(octets);
-        let waiting = self.ready;
+        let waiting = self.held.ready;
         let passed = waiting + self.follow(&held[waiting..]);
         if !matches!(self.at, At::Head | At::Asked) {
             held.truncate(passed);
         }
         // Behind what passes comes the stand-in for what does not, if there is one.
-        self.ready = passed + self.held.len();
-        held.append(&mut self.held);
-        self.held = held;
+        self.held.ready = passed + self.held.octets.len();
+        held.append(&mut self.held.octets);
+        self.held.octets = held;
         0
     }
 
     /// Hands held octets on that may pass now, as many as `put` takes; whether there were any.
     pub fn hand_over(&mut self, put: impl FnOnce(&[u8]) -> usize) -> bool {
-        // Nearly always.
-        if self.ready == 0 {
-            return false;
-        }
-        let taken = put(&self.held[..self.ready]);
-        self.held.drain(..taken);
-        self.ready -= taken;
-        if self.held.is_empty() {
-            // Rare, so the room is not kept: an idle connection holds none.
-            self.held = Vec::new();
-        }
-        true
+        self.held.hand_over(put)
     }
 
     /// The message that was refused, once.
@@ -134,7 +122,7 @@ impl<M: Messages> Gate<M> {
 
     /// Between two messages, and nothing of the next one has come.
     pub fn is_between(&self) -> bool {
-        matches!(self.at, At::Head) && self.held.is_empty()
+        matches!(self.at, At::Head) && self.held.octets.is_empty()
     }
 
     /// How many messages have begun.
@@ -144,7 +132,7 @@ impl<M: Messages> Gate<M> {
 
     /// An upgrade was asked for and not answered: octets are held unjudged, so many by now.
     pub fn waits(&self) -> Option<usize> {
-        matches!(self.at, At::Asked).then_some(self.held.len() - self.ready)
+        matches!(self.at, At::Asked).then_some(self.held.waiting())
     }
 
     /// It was answered by something else than a 101: what follows is a message like any other.
@@ -158,12 +146,12 @@ impl<M: Messages> Gate<M> {
     /// HTTP has ended: whatever comes passes.
     pub fn open(&mut self) {
         self.at = At::ToClose;
-        self.ready = self.held.len();
+        self.held.ready = self.held.octets.len();
     }
 
     /// The beginning of a head is held until the rest comes.
     pub fn holds_head(&self) -> bool {
-        matches!(self.at, At::Head) && self.held.len() > self.ready
+        matches!(self.at, At::Head) && self.held.waiting() > 0
     }
 
     /// Follows the messages through these octets; how many may pass.
@@ -233,7 +221,7 @@ impl<M: Messages> Gate<M> {
         let (refused, Standing(stand_in)) = self.messages.refuse(fault, octets);
         self.refused = Some(refused);
         self.at = At::Refused;
-        self.held.extend_from_slice(stand_in);
-        self.ready = self.held.len();
+        self.held.octets.extend_from_slice(stand_in);
+        self.held.ready = self.held.octets.len();
     }
 }

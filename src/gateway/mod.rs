@@ -289,6 +289,10 @@ impl Gateway {
             self.shared.limiter.take_back(&permit);
         }
         let answer = answer.map_err(failed)?;
+        if waited > lasting::LASTS.as_secs_f64() {
+            // Boxed: rare.
+            Box::pin(lasting::check(record)).await?;
+        }
         let mut response = match &inbound.handshake {
             Some(handshake) => Box::pin(upgrade::agree(handshake, answer, limits.idle)).await.map_err(failed)?,
             None => answer.map(ProxyBody::Upstream),

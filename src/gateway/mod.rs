@@ -115,7 +115,7 @@ impl Gateway {
             record.is_grpc = respond::is_grpc(&inbound.head.headers);
             http2::normalize(&mut inbound.head, conn)?;
         }
-        let path = head::check(&inbound.head, &config.limits)?;
+        let path = head::check(&inbound.head, &config.limits, conn)?;
         if is_preflight(config, &inbound.head) {
             Box::pin(self.identify(config, inbound, record)).await;
             return Ok(respond::no_content(conn, inbound, record));

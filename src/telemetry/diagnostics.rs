@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::outlet::Outlet;
 
@@ -35,10 +38,19 @@ pub fn start(level: Level) -> io::Result<()> {
         .with_target(false)
         // It would tell of its trouble with stderr on stderr, and panic.
         .log_internal_errors(false)
-        .finish();
+        .finish()
+        .with(of_interest(level));
     // A second call, in a test, finds the first one's subscriber in place: that is fine.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
+}
+
+/// What libraries warn of is for whoever debugs, and some do it as often as a client likes. What matters of it the gateway says
+/// itself, at most so often.
+fn of_interest(level: Level) -> Targets {
+    let of_libraries = if level > Level::INFO { level } else { Level::ERROR };
+    let ours = [env!("CARGO_CRATE_NAME"), "audit"].map(|target| (target, LevelFilter::from_level(level)));
+    Targets::new().with_default(of_libraries).with_targets(ours)
 }
 
 /// Waits until all is written, within reason. To be called before the process ends, and before it says anything past this.

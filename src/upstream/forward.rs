@@ -211,7 +211,7 @@ impl Upstreams {
                 Ok(answer) => answer,
                 Err(error) => return failed(error, Failure::Final, None),
             };
-            let lost = match answer {
+            let mut lost = match answer {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && sending.limits.upgrade => {
                     lease.under_way = under_way.take();
                     return Ok(response.map(|incoming| UpstreamBody::switching(incoming, lease)));
@@ -231,14 +231,14 @@ impl Upstreams {
                 }
                 Err(lost) => lease.sender().judge(lost),
             };
-            match lost.unsent {
+            match lost.unsent.take() {
                 Some(unsent) if reused => (request, fresh) = (unsent, false),
                 Some(unsent) => return failed(UpstreamError::Unreachable, Failure::Unsent, Some(unsent)),
                 None => {
                     let body = sending.progress.and_then(|progress| progress.failure());
                     let failure = if lost.silent { Failure::Unanswered } else { Failure::Final };
                     let again = sending.again.as_ref().and_then(Again::body);
-                    let request = again.and_then(|body| lease.sender().again(body));
+                    let request = again.and_then(|body| lease.sender().again(lost, body));
                     return failed(body.map_or(UpstreamError::Malformed, UpstreamError::RequestBody), failure, request);
                 }
             }
@@ -314,7 +314,7 @@ impl Target {
 
 /// What a retry will need of a request that was sent, where one may follow.
 fn body_to_repeat(request: &mut Request<RequestBody>, config: &Upstream) -> Option<Again> {
-    let may_follow = config.retries.attempts > 0 && !config.http2 && retry::is_repeatable(request.method());
+    let may_follow = config.retries.attempts > 0 && retry::is_repeatable(request.method());
     may_follow.then(|| request.body_mut().keep())
 }
 

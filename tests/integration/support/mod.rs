@@ -29,7 +29,7 @@ pub(crate) use backend::{Scripted, Wire};
 pub(crate) use clock::{eventually, minute_with, seconds_now, wait_for};
 pub(crate) use flapping::Flapping;
 pub(crate) use http::{Connection, Response};
-pub(crate) use http2_backend::Http2Wire;
+pub(crate) use http2_backend::{Exchange, Http2Wire};
 pub(crate) use key::Key;
 pub(crate) use load::{Load, Running, Shot, count, percentile, print_seconds, statuses};
 pub(crate) use long::{PATIENCE, is_long, seconds, sized};

@@ -167,7 +167,7 @@ fn a_certificate_that_changes_is_taken_up_and_no_connection_is_dropped() {
     eventually("a refusal", SOON, || {
         stand.gateway.metric("gateway_tls_reloads_total", "outcome=\"refused\"") == Some(1.0)
     });
-    assert!(stand.gateway.process.stderr().contains("do not belong together"), "{}", stand.gateway.process.stderr());
+    stand.gateway.process.complains_of("do not belong together");
     knows_new.connect(stand.gateway.public, &["h2"]).unwrap();
     kept.get("/echo/x", &key).expect(200);
 }

@@ -66,6 +66,11 @@ impl Process {
         read(&self.stderr)
     }
 
+    /// Waits until it complains of this: a thread of its own writes it, a moment after.
+    pub(crate) fn complains_of(&self, text: &str) {
+        wait_for(text, PATIENCE, || self.stderr().contains(text).then_some(()));
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -26,6 +26,8 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const ACK: u8 = 1;
 
+/// `CANCEL`
+pub(crate) const CANCEL: u32 = 8;
 /// `ENHANCE_YOUR_CALM`
 pub(crate) const CALM: u32 = 0xb;
 
@@ -128,7 +130,8 @@ impl Http2 {
 
     /// Sends the preface and settings: no table, no push, room for whatever comes.
     pub(crate) fn on(transport: Transport) -> Self {
-        let mut this = Self { transport, ahead: Vec::new(), decoder: Decoder::new(0), next_stream: 1, is_attentive: true };
+        let mut this =
+            Self { transport, ahead: Vec::new(), decoder: Decoder::new(0), next_stream: 1, is_attentive: true };
         let settings = [[0, 1, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0], [0, 4, 0x7f, 0xff, 0xff, 0xff]].concat();
         this.send([PREFACE.to_vec(), frame(SETTINGS, 0, 0, &settings)].concat());
         this.frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]);

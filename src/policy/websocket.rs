@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
@@ -69,6 +69,8 @@ impl Handshake {
     /// Asks the upstream for the same; its hop-by-hop fields are gone already.
     pub fn ask(&self, headers: &mut HeaderMap) {
         headers.insert(SEC_WEBSOCKET_KEY, self.0.key.clone());
+        // There `Connection` would have to name it too, and not every backend reads a list.
+        headers.remove(TE);
         set_upgrade(headers);
     }
 

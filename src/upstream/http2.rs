@@ -3,14 +3,16 @@
 //! An exchange holds a [`Slot`] from its request to the end of its response; when all slots that the peer allows are taken,
 //! another connection is opened. A connection on which the peer refused or said goodbye gets no new exchanges.
 
+use std::error::Error;
 use std::future::poll_fn;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -23,6 +25,8 @@ use super::body::RequestBody;
 use super::sender::Unanswered;
 use super::sifted::Http2Io;
 use super::socket::Socket;
+use super::traffic::{Asked, Numbered, Traffic};
+use crate::wire::answers::Extent;
 
 /// Exchanges at once on one connection, however many the peer would allow.
 const MOST: usize = 256;
@@ -42,7 +46,8 @@ const PONG: Duration = Duration::from_secs(10);
 pub(super) struct Connections(Mutex<Vec<Arc<Connection>>>);
 
 struct Connection {
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Numbered>,
+    traffic: Arc<Traffic>,
     task: AbortHandle,
     scheme: Scheme,
     taken: AtomicUsize,
@@ -54,7 +59,7 @@ struct Connection {
 
 /// The connection itself, until its end. Its task polls it; others only ask what the peer allows. All on one thread, so nobody
 /// ever waits.
-type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Http2Io>, RequestBody, TokioExecutor>>>>>>;
+type Driven = Arc<Mutex<Option<Pin<Box<conn::Connection<TokioIo<Http2Io>, Numbered, TokioExecutor>>>>>>;
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -93,9 +98,9 @@ impl Connections {
 
     /// Keeps a new connection, and takes the first slot on it.
     pub(super) fn keep(&self, connection: NewConnection) -> Slot {
-        let NewConnection { sender, task, scheme, driven } = connection;
+        let NewConnection { sender, traffic, task, scheme, driven } = connection;
         let (taken, retired, idle_rounds) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU32::new(0));
-        let connection = Arc::new(Connection { sender, task, scheme, taken, driven, retired, idle_rounds });
+        let connection = Arc::new(Connection { sender, traffic, task, scheme, taken, driven, retired, idle_rounds });
         let slot = Slot::take(&connection);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         slot
@@ -124,7 +129,8 @@ impl Connection {
 
 /// A connection after its handshake.
 pub(super) struct NewConnection {
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Numbered>,
+    traffic: Arc<Traffic>,
     task: AbortHandle,
     scheme: Scheme,
     driven: Driven,
@@ -133,7 +139,8 @@ pub(super) struct NewConnection {
 /// Speaks HTTP/2 on a socket. Complete when the peer's settings are there: before them nobody knows how many exchanges it allows,
 /// and it would refuse those that are too many.
 pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConnection, UpstreamError> {
-    let (io, settings) = Http2Io::new(socket, LONGEST_BLOCK);
+    let traffic = Arc::<Traffic>::default();
+    let (io, settings) = Http2Io::new(socket, traffic.clone(), LONGEST_BLOCK);
     let (sender, connection) = Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -157,7 +164,7 @@ pub(super) async fn handshake(socket: Socket, encrypted: bool) -> Result<NewConn
         Poll::Ready(())
     }));
     let scheme = if encrypted { Scheme::HTTPS } else { Scheme::HTTP };
-    Ok(NewConnection { sender, task: task.abort_handle(), scheme, driven })
+    Ok(NewConnection { sender, traffic, task: task.abort_handle(), scheme, driven })
 }
 
 impl Slot {
@@ -171,54 +178,80 @@ impl Slot {
         self.0.is_usable()
     }
 
-    /// Sends it; gives it back when the peer has not begun to process it.
+    /// Sends it; gives it back when the peer has not begun to process it. `keep`: should the connection be lost, it may have to go
+    /// out again.
     pub(super) fn send(
         &self,
         request: Request<RequestBody>,
+        keep: bool,
     ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
-        exchange(self.0.clone(), request)
+        exchange(self.0.clone(), request, keep)
     }
 }
 
 async fn exchange(
     connection: Arc<Connection>,
     mut request: Request<RequestBody>,
+    keep: bool,
 ) -> Result<Response<Incoming>, Unanswered> {
     let original = request.uri().clone();
+    let body = request.body().again();
+    let head = (keep || body.is_some()).then(|| head(&request));
     address(&mut request, &connection.scheme);
-    let copy = copy(&request);
-    // The next one to take it may speak another version.
-    let restore = |mut request: Request<RequestBody>| {
-        if let Some(host) = request.uri().authority().and_then(|authority| authority.as_str().parse().ok()) {
-            request.headers_mut().insert(HOST, host);
-        }
-        *request.uri_mut() = original;
-        *request.version_mut() = Version::HTTP_11;
-        request
-    };
+    let asked = Asked::new(&connection.traffic);
+    let request = request.map(|body| asked.numbered(body));
     let mut failed = match connection.sender.clone().try_send_request(request).await {
         Ok(response) => return Ok(response),
         Err(failed) => failed,
     };
-    let unsent = failed.take_message();
-    let unprocessed = unsent.is_some() || is_unprocessed(failed.error());
-    if unprocessed {
+    let given_back = failed.take_message();
+    let extent = if given_back.is_some() { Extent::Unsent } else { asked.extent() };
+    let unprocessed = extent == Extent::Unsent || is_unprocessed(failed.error());
+    let silent = unprocessed || extent == Extent::Silent && is_lost(failed.error());
+    if silent {
         connection.retired.store(true, Ordering::Relaxed);
     }
-    Err(Unanswered { unsent: unsent.or(copy.filter(|_| unprocessed)).map(restore), silent: false })
+    if let Some(request) = given_back {
+        return Err(Unanswered { unsent: Some(restore(request, original)), silent, head: None });
+    }
+    let (unsent, head) = match (head, body) {
+        (Some(head), Some(body)) if unprocessed => (Some(head.map(|()| body)), None),
+        (head, _) => (None, head),
+    };
+    Err(Unanswered { unsent, silent, head })
+}
+
+/// As it was: the next one to take it may speak another version.
+fn restore(request: Request<Numbered>, original: Uri) -> Request<RequestBody> {
+    let mut request = request.map(|numbered| numbered.body);
+    if let Some(host) = request.uri().authority().and_then(|authority| authority.as_str().parse().ok()) {
+        request.headers_mut().insert(HOST, host);
+    }
+    *request.uri_mut() = original;
+    *request.version_mut() = Version::HTTP_11;
+    request
 }
 
 /// The peer says that it has done nothing about the request (RFC 9113 section 8.7): it refused the stream, or left with an
 /// earlier one as its last.
 fn is_unprocessed(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|error| {
+    cause::<h2::Error>(error).is_some_and(|error| {
         error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
     })
 }
 
-/// Absolute, with the Host as the authority (RFC 9113 section 8.3.1).
+/// The connection is gone: closed or reset by the peer, and not by us because of what it said.
+fn is_lost(error: &hyper::Error) -> bool {
+    cause::<io::Error>(error).is_some_and(|error| error.kind() != ErrorKind::InvalidData)
+}
+
+fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    error.source().and_then(|cause| cause.downcast_ref())
+}
+
+/// Absolute, with the Host as the authority (RFC 9113 section 8.3.1); nothing that concerns a connection of HTTP/1 (section 8.2.2).
 fn address(request: &mut Request<RequestBody>, scheme: &Scheme) {
+    request.headers_mut().remove(CONNECTION);
     let host = request.headers_mut().remove(HOST);
     let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = http::uri::Parts::default();
@@ -233,14 +266,13 @@ fn address(request: &mut Request<RequestBody>, scheme: &Scheme) {
     *request.version_mut() = Version::HTTP_2;
 }
 
-/// Of a request that can be sent twice: its body is not streamed.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let body = request.body().again()?;
-    let mut copy = Request::new(body);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    Some(copy)
+/// Of a request that may have to go out twice.
+fn head(request: &Request<RequestBody>) -> Request<()> {
+    let mut head = Request::new(());
+    head.method_mut().clone_from(request.method());
+    head.uri_mut().clone_from(request.uri());
+    head.headers_mut().clone_from(request.headers());
+    head
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod sent;
 mod sifted;
 mod socket;
 mod tls;
+mod traffic;
 mod upgrade;
 
 pub use aside::Aside;

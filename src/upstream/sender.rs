@@ -56,6 +56,8 @@ pub(super) struct Unanswered {
     pub(super) unsent: Option<Request<RequestBody>>,
     /// The connection was lost before any octet came.
     pub(super) silent: bool,
+    /// The request's head, where its sender kept it and the connection did not.
+    pub(super) head: Option<Request<()>>,
 }
 
 /// The same, while it is known only to the one who sent it. Boxed: as large as a request, and in the way of every answer.
@@ -126,7 +128,7 @@ impl Sender {
                 Waiting::Http1(http1.sender.try_send_request(request))
             }
             // Boxed: large, and of no use to the other.
-            Self::Http2(slot) => Waiting::Http2(Box::pin(slot.send(request))),
+            Self::Http2(slot) => Waiting::Http2(Box::pin(slot.send(request, keep))),
         };
         async {
             match waiting {
@@ -136,12 +138,11 @@ impl Sender {
         }
     }
 
-    /// The request that it sent last, with this body.
-    pub(super) fn again(&self, body: RequestBody) -> Option<Request<RequestBody>> {
+    /// The request that was lost so, with this body.
+    pub(super) fn again(&self, lost: Unanswered, body: RequestBody) -> Option<Request<RequestBody>> {
         match self {
             Self::Http1(http1) => http1.sent.again(body),
-            // What the peer has begun to process is not repeated: between streams, silence says nothing.
-            Self::Http2(_) => None,
+            Self::Http2(_) => lost.head.map(|head| head.map(|()| body)),
         }
     }
 
@@ -151,9 +152,11 @@ impl Sender {
             (_, Lost::Http2(unanswered)) => *unanswered,
             (Self::Http1(http1), Lost::Http1(mut lost)) => {
                 let unsent = lost.take_message();
-                Unanswered { unsent, silent: http1.heard.nothing(&lost.into_error()) }
+                Unanswered { unsent, silent: http1.heard.nothing(&lost.into_error()), head: None }
             }
-            (Self::Http2(_), Lost::Http1(mut lost)) => Unanswered { unsent: lost.take_message(), silent: false },
+            (Self::Http2(_), Lost::Http1(mut lost)) => {
+                Unanswered { unsent: lost.take_message(), silent: false, head: None }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -9,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::gather::put;
 use super::socket::Socket;
-use crate::wire::answers::Answers;
+use super::traffic::Traffic;
 use crate::wire::frames::{Reason, Walker};
 use crate::wire::sieve::{Judge, Sieve};
 
@@ -46,7 +47,7 @@ pub fn poll_read_sifted(
 pub(super) struct Http2Io {
     socket: Socket,
     sieve: Sieve,
-    answers: Answers,
+    traffic: Arc<Traffic>,
     sent: Walker,
     /// Waits for the upstream's settings.
     greeted: Option<oneshot::Sender<()>>,
@@ -54,17 +55,18 @@ pub(super) struct Http2Io {
 
 impl Http2Io {
     /// Around a new connection, whose field blocks have at most so many octets; and what tells that its settings have come.
-    pub(super) fn new(socket: Socket, most: usize) -> (Self, oneshot::Receiver<()>) {
+    pub(super) fn new(socket: Socket, traffic: Arc<Traffic>, most: usize) -> (Self, oneshot::Receiver<()>) {
         let (greeted, settings) = oneshot::channel();
         let (sieve, sent) = (Sieve::server(most), Walker::behind_preface());
-        (Self { socket, sieve, answers: Answers::default(), sent, greeted: Some(greeted) }, settings)
+        (Self { socket, sieve, traffic, sent, greeted: Some(greeted) }, settings)
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>, slices: &[IoSlice<'_>]) {
         let Poll::Ready(Ok(mut left)) = *written else { return };
+        let mut answers = self.traffic.answers();
         for slice in slices {
             let taken = slice.len().min(left);
-            self.sent.feed(&slice[..taken], |frame| self.answers.sent(frame));
+            self.sent.feed(&slice[..taken], |frame| answers.sent(frame));
             left -= taken;
         }
     }
@@ -72,8 +74,13 @@ impl Http2Io {
 
 impl AsyncRead for Http2Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, sieve, answers, greeted, .. } = self.get_mut();
-        let refused = ready!(poll_read_sifted(socket, sieve, answers, cx, buf))?;
+        let Self { socket, sieve, traffic, greeted, .. } = self.get_mut();
+        let (mut answers, before) = (traffic.answers(), buf.filled().len());
+        let read = ready!(poll_read_sifted(socket, sieve, &mut *answers, cx, buf));
+        if buf.filled().len() == before {
+            answers.lost(sieve.waiting());
+        }
+        let refused = read?;
         // Whoever waits has his turn when the library has read them.
         if answers.is_greeted
             && let Some(greeted) = greeted.take()

@@ -21,6 +21,17 @@ enum At {
     Body,
 }
 
+/// How far an exchange has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Its request has not gone out.
+    Unsent,
+    /// Nothing of its answer has come.
+    Silent,
+    /// Something has.
+    Answered,
+}
+
 /// What the block under way has said.
 #[derive(Debug, Default)]
 struct Block {
@@ -54,6 +65,24 @@ impl Answers {
             }
             RST_STREAM => drop(self.open.remove(&frame.stream)),
             _ => {}
+        }
+    }
+
+    /// How far the exchange on a stream has come.
+    pub fn extent(&self, stream: u32) -> Extent {
+        match self.open.get(&stream) {
+            _ if stream > self.last_asked => Extent::Unsent,
+            Some(At::Head(0)) => Extent::Silent,
+            _ => Extent::Answered,
+        }
+    }
+
+    /// The connection is lost, and this is the beginning of what came last: of whose answer, if it cannot be told, of everybody's.
+    pub fn lost(&mut self, waiting: &[u8]) {
+        match Frame::first(waiting) {
+            Some(frame) => drop(self.open.remove(&frame.stream)),
+            None if waiting.is_empty() => {}
+            None => self.open.clear(),
         }
     }
 

@@ -25,8 +25,8 @@ impl Held {
         true
     }
 
-    /// How many wait for more to come.
-    pub(super) fn waiting(&self) -> usize {
-        self.octets.len() - self.ready
+    /// Those that wait for more to come.
+    pub(super) fn waiting(&self) -> &[u8] {
+        &self.octets[self.ready..]
     }
 }

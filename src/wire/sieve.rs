@@ -110,7 +110,12 @@ impl Sieve {
 
     /// The preface, a field block or the head of a frame has begun and is not complete: nobody may take for ever over it.
     pub fn is_in_head(&self) -> bool {
-        self.in_preface || self.held.waiting() > 0
+        self.in_preface || !self.waiting().is_empty()
+    }
+
+    /// The beginning of a frame, or of a field block, of which more must come.
+    pub fn waiting(&self) -> &[u8] {
+        self.held.waiting()
     }
 
     /// Follows the frames; how many octets may pass, and what passes in the place of the next ones.

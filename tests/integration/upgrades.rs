@@ -19,13 +19,14 @@ fn a_websocket_passes_with_what_was_sent_early_on_both_sides() {
         assert_eq!(request.all("connection"), ["Upgrade"]);
         assert_eq!(request.all("upgrade"), ["websocket"]);
         assert_eq!(request.all("sec-websocket-key"), [WS_KEY]);
+        assert!(request.all("te").is_empty(), "for which Connection would have to name it");
         // The first frame right behind the head, in one segment.
         wire.send([AGREED.as_bytes(), b"hello"].concat());
         parrot(wire);
     });
     let (stand, key) = before(&upstream);
     let mut connection = stand.connect();
-    let request = websocket(stand.get("/echo/x").bearer(&key)).bytes();
+    let request = websocket(stand.get("/echo/x").bearer(&key).header("TE", "trailers")).bytes();
     connection.send([&request[..], b"GET /echo/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
     let head = connection.head();
     assert_eq!(head.status, 101);

@@ -132,7 +132,7 @@ impl<M: Messages> Gate<M> {
 
     /// An upgrade was asked for and not answered: octets are held unjudged, so many by now.
     pub fn waits(&self) -> Option<usize> {
-        matches!(self.at, At::Asked).then_some(self.held.waiting())
+        matches!(self.at, At::Asked).then_some(self.held.waiting().len())
     }
 
     /// It was answered by something else than a 101: what follows is a message like any other.
@@ -151,7 +151,7 @@ impl<M: Messages> Gate<M> {
 
     /// The beginning of a head is held until the rest comes.
     pub fn holds_head(&self) -> bool {
-        matches!(self.at, At::Head) && self.held.waiting() > 0
+        matches!(self.at, At::Head) && !self.held.waiting().is_empty()
     }
 
     /// Follows the messages through these octets; how many may pass.

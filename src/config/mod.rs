@@ -57,9 +57,15 @@ pub fn parse(
 ) -> Result<(Config, Vec<Diagnostic>), ConfigError> {
     let mut root = raw::parse(text).map_err(|error| {
         let line = text.lines().nth(error.at.line - 1).unwrap_or_default();
-        // The most common one: `{ match: GET /x/{id} }`.
-        let braces = line.contains('{') && line.matches('{').count() > 1;
-        let mend = if braces { "a path with braces inside { … } must be quoted" } else { "" };
+        // The most common ones: `{ match: GET /x/{id} }` and `name:{ … }`.
+        let (braces, glued) = (line.matches('{').count() > 1, line.contains(":{"));
+        let mend = match (glued, braces) {
+            (true, _) => {
+                "a name, a colon and a blank stand before {, as in `name: { … }`; a path with braces inside { … } must be quoted"
+            }
+            (false, true) => "a path with braces inside { … } must be quoted",
+            (false, false) => "",
+        };
         single(path, error.at, &format!("not YAML: {}", error.what), mend)
     })?;
     let mistakes = interpolate::interpolate(&mut root, env);

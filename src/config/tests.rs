@@ -188,6 +188,16 @@ fn the_required_sections_are_asked_for() {
 }
 
 #[test]
+fn a_blank_that_is_missing_behind_a_colon_is_pointed_at() {
+    for text in
+        ["upstreams:\n  tname:{ endpoints: [\"http://h\"] }", "upstreams: { tname:{ endpoints: [\"http://h\"] } }"]
+    {
+        let told = told(text);
+        assert!(told.contains("not YAML") && told.contains("as in `name: { … }`"), "{told}");
+    }
+}
+
+#[test]
 fn what_this_build_does_not_enforce_is_refused_and_checked_all_the_same() {
     let text = "listen:
   public:

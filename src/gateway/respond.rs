@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
-    WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -77,6 +78,8 @@ impl RecordedBody {
 
 /// Hangs the record on the answer.
 pub fn attach(response: Response<ProxyBody>, mut record: Box<RequestRecord>) -> Response<RecordedBody> {
+    // What is no gRPC would look whole behind a status in trailers.
+    record.is_grpc = record.is_grpc && is_grpc(response.headers()) && !response.headers().contains_key(CONTENT_LENGTH);
     record.status = response.extensions().get::<Told>().map_or(response.status(), |told| told.0).as_u16();
     response.map(|body| RecordedBody { body, record: Some(record), revoked: None })
 }
@@ -96,15 +99,16 @@ impl RecordedBody {
 
 impl Body for RecordedBody {
     type Data = Bytes;
-    type Error = BodyError;
+    /// What a client of HTTP/2 is told; the connection of one of HTTP/1 breaks, and nobody looks at the error.
+    type Error = h2::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let this = self.get_mut();
         let polled = match &mut this.body {
             ProxyBody::Switched(_) => Poll::Ready(None),
             ProxyBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             ProxyBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            ProxyBody::Upstream(body) => Pin::new(body).poll_frame(cx),
+            ProxyBody::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(|_| Reason::INTERNAL_ERROR.into()),
         };
         let Some(record) = &mut this.record else { return polled };
         if polled.is_pending() && this.revoked.is_none() {
@@ -113,12 +117,14 @@ impl Body for RecordedBody {
         if let Some(revoked) = &mut this.revoked
             && let Poll::Ready(ended) = revoked.as_mut().poll(cx)
         {
-            // The connection breaks, as below; nobody looks at the error.
             record.breaks_off();
-            record.status = record.ended(ended).status;
+            let problem = record.ended(ended);
+            record.status = problem.status;
             record.complete = true;
+            // A call of gRPC ends with a status wherever it has come to.
+            let trailers = record.is_grpc.then(|| grpc_fields(&problem));
             *this = Self { body: ProxyBody::Own(Bytes::new()), record: this.record.take(), revoked: None };
-            return Poll::Ready(Some(Err(BodyError::Gone)));
+            return Poll::Ready(Some(trailers.map(Frame::trailers).ok_or(Reason::CANCEL.into())));
         }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
@@ -216,18 +222,25 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// A refusal as gRPC has it: a head that is also the end, with a status of its own and the reason in words.
 fn grpc_response(problem: &Problem, record: &RequestRecord, headers: HeaderMap) -> Response<ProxyBody> {
-    const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
     let mut response = Response::new(ProxyBody::Own(Bytes::new()));
     *response.headers_mut() = headers;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from(grpc_status(problem.status)));
-    let words = format!("{}: {}", problem.message, problem.detail);
-    insert(headers, HeaderName::from_static("grpc-message"), &utf8_percent_encode(&words, MESSAGE).to_string());
+    headers.extend(grpc_fields(problem));
     headers.insert(X_REQUEST_ID, record.request_id.to_value());
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.extensions_mut().insert(Told(status));
     response
+}
+
+/// How a call ended.
+fn grpc_fields(problem: &Problem) -> HeaderMap {
+    const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
+    let mut fields = HeaderMap::new();
+    fields.insert("grpc-status", HeaderValue::from(grpc_status(problem.status)));
+    let words = format!("{}: {}", problem.message, problem.detail);
+    insert(&mut fields, HeaderName::from_static("grpc-message"), &utf8_percent_encode(&words, MESSAGE).to_string());
+    fields
 }
 
 /// The canonical code (google.rpc.Code) for a status, but for an unknown path: that is an unknown method, as gRPC's own mapping

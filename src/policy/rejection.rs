@@ -117,7 +117,7 @@ impl Rejection {
                 505,
                 "version_not_supported",
                 "HTTP version not supported",
-                "Speak HTTP/1.1, HTTP/1.0 or HTTP/2.",
+                "Speak HTTP/1.1, HTTP/1.0 or HTTP/2; the last over TLS by ALPN (h2).",
             ),
             Self::ExpectationFailed => problem(
                 417,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::gateway::lasting::Revoked;
 use crate::gateway::respond::RecordedBody;
-use crate::upstream::{BodyError, deadline};
+use crate::upstream::deadline;
 
 tokio::task_local! {
     static PACE: Arc<Pace>;
@@ -115,9 +115,9 @@ impl Paced {
 
 impl Body for Paced {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = h2::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.pace.asked(polled.is_ready());
         polled

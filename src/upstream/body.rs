@@ -273,16 +273,17 @@ impl Streamed {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = BodyError;
+    /// What an upstream of HTTP/2 is told: that its request is given up. Why, the [`Progress`] knows.
+    type Error = h2::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             held @ Self::Held(_) => match std::mem::replace(held, Self::Empty) {
                 Self::Held(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
             },
-            Self::Streamed(streamed) => streamed.poll_frame(cx),
+            Self::Streamed(streamed) => streamed.poll_frame(cx).map_err(|_| h2::Reason::CANCEL.into()),
         }
     }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::body::{BodyError, RequestBody};
+use super::body::RequestBody;
 use crate::wire::answers::{Answers, Extent};
 
 /// Of one connection.
@@ -75,9 +75,9 @@ impl Asked {
 
 impl Body for Numbered {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = h2::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 

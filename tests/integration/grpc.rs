@@ -1,6 +1,6 @@
 //! gRPC through the gateway: trailers, streams in both directions, and refusals that its clients understand.
 
-use super::support::http2::{DATA, END_HEADERS, END_STREAM, End, HEADERS, Http2, block, request};
+use super::support::http2::{CANCEL, DATA, END_HEADERS, END_STREAM, End, HEADERS, Http2, block, request};
 use super::support::{Http2Wire, Key, Scripted, Stand};
 
 /// Echoes each message as it comes, then says that all went well.
@@ -140,4 +140,42 @@ fn an_upstream_that_is_not_there_is_unavailable() {
     let answer = client.answer(stream).expect(200);
     assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
     assert!(answer.header("x-ratelimit-remaining").is_some());
+}
+
+#[test]
+fn a_call_whose_key_goes_ends_with_a_status_and_what_is_no_grpc_does_not_look_whole() {
+    for (kind, is_grpc) in [("application/grpc+proto", true), ("text/plain", false)] {
+        let upstream = Scripted::start(move |wire| {
+            let Some(mut peer) = Http2Wire::accept(wire, &[]) else { return };
+            while let Some(frame) = peer.next() {
+                if frame.kind == HEADERS {
+                    let head = block(&[(":status", "200"), ("content-type", kind)]);
+                    peer.send(HEADERS, END_HEADERS, frame.stream, &head);
+                    peer.send(DATA, 0, frame.stream, &message("one"));
+                }
+            }
+        });
+        let (stand, key) = before(&upstream);
+        let bearer = format!("Bearer {}", key.secret);
+        let mut client = Http2::open(stand.gateway.public);
+        let stream = client.start(&call("/pkg.Service/Watch", Some(&bearer)), true);
+        loop {
+            let frame = client.next().expect("a message");
+            match frame.kind {
+                HEADERS => drop(client.fields(&frame.payload)),
+                DATA => break,
+                _ => {}
+            }
+        }
+        stand.cli(&["keys", "disable", &key.id]).expect_success();
+        let rest = client.answer(stream);
+        if is_grpc {
+            // Its head came before; what is left are the trailers.
+            let status = rest.fields.iter().find(|(name, _)| name == "grpc-status");
+            assert_eq!((status.map(|(_, value)| value.as_str()), rest.end), (Some("16"), End::Stream), "{rest:?}");
+        } else {
+            assert_eq!(rest.end, End::Reset(CANCEL), "{rest:?}");
+        }
+        assert_eq!(stand.gateway.request_log(1)[0]["status"], 401);
+    }
 }

@@ -85,6 +85,15 @@ fn a_client_that_is_idle_too_long_is_told_goodbye_before_its_connection_ends() {
     let mut client = Http2::open(stand.gateway.public);
     client.get("/echo/x", &key).expect(200);
     assert_eq!(client.last_word(), Some(0));
+    // One that does not say that it has heard it is told its last request all the same.
+    let mut client = Http2::open(stand.gateway.public);
+    client.is_attentive = false;
+    client.get("/echo/x", &key).expect(200);
+    let words: Vec<Vec<u8>> = std::iter::from_fn(|| client.next())
+        .filter(|frame| frame.kind == GOAWAY)
+        .map(|frame| frame.payload[..4].to_vec())
+        .collect();
+    assert_eq!(words, [[0x7f, 0xff, 0xff, 0xff], [0, 0, 0, 1]]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::servers::RedisServer;
+use super::support::http2::{CANCEL, DATA, End, Http2};
 use super::support::{Connection, Gateway, Key, Layout, PATIENCE, Scripted, Stand, eventually};
 
 const FINAL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -104,6 +105,18 @@ fn a_stream_whose_key_goes_in_its_first_moment_breaks_off_too() {
     let disabled = Instant::now();
     assert!(!read_to_end(&mut stream));
     assert!(disabled.elapsed() < REVOKED_WITHIN + Duration::from_millis(250), "{:?}", disabled.elapsed());
+}
+
+#[test]
+fn a_stream_of_http2_whose_key_goes_is_cancelled_and_not_our_failure() {
+    let upstream = streaming();
+    let stand = Stand::new().upstream(upstream.address).start();
+    let key = stand.key().create();
+    let mut client = Http2::open(stand.gateway.public);
+    let stream = client.start_get("/echo/silent", &key);
+    while client.next().expect("a part").kind != DATA {}
+    stand.cli(&["keys", "disable", &key.id]).expect_success();
+    assert_eq!(client.answer(stream).end, End::Reset(CANCEL));
 }
 
 #[test]

@@ -34,6 +34,17 @@ fn of_file(path: &Path) -> CertificateDer<'static> {
 }
 
 #[test]
+fn who_speaks_http2_without_having_agreed_on_it_is_told_how_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = Certificates::issue(folder.path());
+    let stand = Stand::new().listener(&format!("tls: {}", entry(&certificates, ""))).start();
+    let client = TlsClient::new(&certificates.ca);
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let answer = client.ask(stand.gateway.public, preface).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 ") && answer.contains("ALPN"), "{answer}");
+}
+
+#[test]
 fn both_versions_of_tls_and_both_of_http_are_served() {
     let folder = tempfile::tempdir().unwrap();
     let certificates = Certificates::issue(folder.path());

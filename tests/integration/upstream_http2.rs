@@ -1,10 +1,12 @@
 //! HTTP/2 to the upstream: what goes out, what comes back, and what is sent again when the upstream says goodbye.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
-use super::support::http2::{DATA, END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, Http2, RST_STREAM, block};
+use super::support::http2::{
+    CANCEL, DATA, END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, Http2, RST_STREAM, block, request,
+};
 use super::support::{Http2Wire, Key, Scripted, Stand, eventually};
 
 /// Long enough for anything on loopback.
@@ -156,6 +158,28 @@ fn a_stream_above_the_last_of_a_goaway_goes_out_again_and_one_below_it_does_not(
     client.get("/echo/x", &key).expect_refusal(502, "upstream_unreachable");
     assert_eq!(asked.load(Ordering::Acquire), 4, "sent again though it may have been processed");
     client.get("/echo/x", &key).expect(200);
+}
+
+#[test]
+fn an_upload_that_its_client_gives_up_is_cancelled_at_the_upstream() {
+    let (ended, wait) = mpsc::channel();
+    let ended = Mutex::new(ended);
+    let upstream = Scripted::start(move |wire| {
+        let Some(mut peer) = Http2Wire::accept(wire, &[]) else { return };
+        while let Some(frame) = peer.next() {
+            if matches!(frame.kind, DATA | RST_STREAM) {
+                ended.lock().unwrap().send((frame.kind, frame.payload)).unwrap();
+            }
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let bearer = format!("Bearer {}", key.secret);
+    let mut client = Http2::open(stand.gateway.public);
+    let stream = client.start(&[request("POST", "/echo/x"), vec![("authorization", &bearer)]].concat(), false);
+    client.data(stream, b"half", false);
+    assert_eq!(wait.recv_timeout(SOON), Ok((DATA, b"half".to_vec())));
+    client.frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes());
+    assert_eq!(wait.recv_timeout(SOON), Ok((RST_STREAM, CANCEL.to_be_bytes().to_vec())));
 }
 
 #[test]

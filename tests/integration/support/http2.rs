@@ -26,6 +26,8 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const ACK: u8 = 1;
 
+/// `CANCEL`
+pub(crate) const CANCEL: u32 = 8;
 /// `ENHANCE_YOUR_CALM`
 pub(crate) const CALM: u32 = 0xb;
 

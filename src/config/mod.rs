@@ -60,6 +60,7 @@ pub fn parse(
         // The most common one: `{ match: GET /x/{id} }`.
         let braces = line.contains('{') && line.matches('{').count() > 1;
         let mend = if braces { "a path with braces inside { … } must be quoted" } else { "" };
+        let mend = if error.mend.is_empty() { mend } else { error.mend };
         single(path, error.at, &format!("not YAML: {}", error.what), mend)
     })?;
     let mistakes = interpolate::interpolate(&mut root, env);

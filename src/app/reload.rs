@@ -145,9 +145,17 @@ impl Watch {
     fn take(&mut self, read: io::Result<Vec<u8>>) {
         self.read_once = false;
         self.looks.judge(found(&read));
+        let is_readable = read.is_ok();
         match (self.compile.compile)(read) {
             Ok((config, warnings)) => self.apply(config, warnings),
-            Err(error) => {
+            Err(mut error) => {
+                if !is_readable {
+                    // At a start another one would be named.
+                    let mend = |diagnostic: &mut Diagnostic| {
+                        "put it back, it is then taken up by itself".clone_into(&mut diagnostic.mend)
+                    };
+                    error.0.iter_mut().for_each(mend);
+                }
                 error.0.iter().for_each(|diagnostic| tracing::error!("{diagnostic}"));
                 self.refuse();
             }
@@ -187,7 +195,7 @@ impl Watch {
             1 => "; 1 warning remains".to_owned(),
             count => format!("; {count} warnings remain"),
         };
-        tracing::info!(%file, "configuration reloaded; {changes}{remain}");
+        tracing::info!(%file, "configuration reloaded; {}{remain}", changes.told(&restart));
         if !restart.is_empty() {
             let members = restart.join(", ");
             tracing::warn!(%file, "not taken up before a restart, their old values stay in force: {members}");

@@ -66,6 +66,7 @@ pub fn parse(
             (false, true) => "a path with braces inside { … } must be quoted",
             (false, false) => "",
         };
+        let mend = if error.mend.is_empty() { mend } else { error.mend };
         single(path, error.at, &format!("not YAML: {}", error.what), mend)
     })?;
     let mistakes = interpolate::interpolate(&mut root, env);

@@ -49,7 +49,20 @@ pub(super) struct Member {
 pub(super) struct SyntaxError {
     pub(super) at: Position,
     pub(super) what: String,
+    /// Empty where nothing better is known than to look there.
+    pub(super) mend: &'static str,
 }
+
+/// What the parser says in words for programmers: how that begins, what it means (empty: just that), and how to mend it.
+const TROUBLES: [(&str, &str, &str); 6] = [
+    ("recursive references", "an alias (`*`) stands inside its own anchor (`&`)", "write out what is meant there"),
+    ("budget breached: Depth", "nested too deep", DEEP),
+    ("budget breached", "too many values; those of an alias (`*`) count wherever it stands", "use fewer aliases"),
+    ("recursion limit", "nested too deep", DEEP),
+    ("tabs disallowed", "", "indent with spaces"),
+    ("alias references unknown", "", "quote a text that begins with `*`, or write the anchor (`&`) before it"),
+];
+const DEEP: &str = "no member is as deep as this: look for brackets that are not closed";
 
 /// Deeper than anything the grammar knows; bounds the recursion of everything that walks the tree.
 const MAX_DEPTH: usize = 40;
@@ -69,9 +82,14 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
             max_events: MAX_NODES * 2,
         },
     };
-    let tree: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| SyntaxError {
-        at: error.location().map_or(Position { line: 1, column: 1 }, position),
-        what: first_line(&error.to_string()),
+    let tree: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
+        let at = error.location().map_or(Position { line: 1, column: 1 }, position);
+        let said = first_line(&error.to_string());
+        match TROUBLES.into_iter().find(|(begin, ..)| said.starts_with(begin)) {
+            Some((_, "", mend)) => SyntaxError { at, what: said, mend },
+            Some((_, what, mend)) => SyntaxError { at, what: what.to_owned(), mend },
+            None => SyntaxError { at, what: said, mend: "" },
+        }
     })?;
     convert(tree, text)
 }
@@ -112,7 +130,8 @@ fn convert(raw: Spanned<Raw>, source: &str) -> Result<Node, SyntaxError> {
             for (name, value) in members {
                 let name = convert(name, source)?;
                 let Kind::Scalar(text) = name.kind else {
-                    return Err(SyntaxError { at: name.at, what: "a member needs a name".to_owned() });
+                    let what = "a member needs a name".to_owned();
+                    return Err(SyntaxError { at: name.at, what, mend: "write NAME: VALUE" });
                 };
                 converted.push(Member { name: text, at: name.at, value: convert(value, source)? });
             }

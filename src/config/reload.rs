@@ -139,6 +139,16 @@ impl Changes {
     }
 }
 
+impl Changes {
+    /// In a line of the log; `restart`: members that only a restart takes up, which are told behind it.
+    pub fn told(&self, restart: &[&'static str]) -> String {
+        if *self == Self::default() && !restart.is_empty() {
+            return "nothing of what is different is taken up".to_owned();
+        }
+        self.to_string()
+    }
+}
+
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { added, removed, changed, sections } = self;
@@ -182,6 +192,10 @@ routes:
         let reload = planned(&[]);
         assert_eq!((reload.changes.to_string().as_str(), reload.config.revision), ("nothing is different", 1));
         assert!(reload.restart.is_empty());
+        let reload = planned(&[("127.0.0.1:1", "127.0.0.1:9")]);
+        assert_eq!(reload.changes.told(&reload.restart), "nothing of what is different is taken up");
+        let reload = planned(&[("127.0.0.1:1", "127.0.0.1:9"), ("GET /b", "GET /c")]);
+        assert_eq!(reload.changes.told(&reload.restart), "routes: 1 added, 1 removed, 0 changed");
     }
 
     #[test]

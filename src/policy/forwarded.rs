@@ -45,13 +45,9 @@ impl Passed {
     /// Reads what `peer`, which is trusted, says.
     pub fn read(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> Self {
         if headers.contains_key(X_FORWARDED_FOR) {
-            let values = headers.get_all(X_FORWARDED_FOR).iter().rev();
-            let hops = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
-            // An empty element of a list means nothing (RFC 9110 section 5.6.1.2).
-            let hops = hops.map(<[u8]>::trim_ascii).filter(|hop| !hop.is_empty());
-            let hops = hops.map(|hop| std::str::from_utf8(hop).ok().and_then(address));
-            let (client, believed) = walk(peer, hops, trusted);
-            return Self { client, family: Some(Family::XForwardedFor), believed };
+            let (client, believed) = walk(peer, hops(headers).map(address), trusted);
+            let is_whole = hops(headers).skip(believed).all(is_node);
+            return Self { client, family: is_whole.then_some(Family::XForwardedFor), believed };
         }
         let elements = elements(headers);
         let hops = elements.iter().rev().map(|element| element.as_ref().and_then(|element| element.node));
@@ -112,6 +108,15 @@ fn is_host(text: &str) -> bool {
     text.parse::<Authority>().is_ok() && !text.contains('@')
 }
 
+/// The elements of `X-Forwarded-For` from the right; an empty one for what is no text.
+fn hops(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(X_FORWARDED_FOR).iter().rev();
+    let hops = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    // An empty element of a list means nothing (RFC 9110 section 5.6.1.2).
+    let hops = hops.map(<[u8]>::trim_ascii).filter(|hop| !hop.is_empty());
+    hops.map(|hop| std::str::from_utf8(hop).unwrap_or_default())
+}
+
 /// The client, and how many hops lead to it.
 fn walk(peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>, trusted: &Networks) -> (IpAddr, usize) {
     let (mut client, mut believed) = (peer, 0);
@@ -136,6 +141,13 @@ fn address(text: &str) -> Option<IpAddr> {
     let address = text.parse::<IpAddr>().ok();
     let address = address.or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
     address.or_else(|| in_brackets().map(IpAddr::V6)).map(|address| address.to_canonical())
+}
+
+/// Whether a hop is written as one: an address, or a word for one that is not told (RFC 7239 section 6).
+fn is_node(text: &str) -> bool {
+    let is_hidden =
+        || text.starts_with('_') && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    text.eq_ignore_ascii_case("unknown") || is_hidden() || address(text).is_some()
 }
 
 /// What an element of `Forwarded` says.
@@ -398,6 +410,21 @@ mod tests {
         }
         let lines = [(FORWARDED, "for=\"192.0.2.1"), (FORWARDED, "for=192.0.2.7, for=10.0.0.2")];
         assert_eq!(passed_on(&lines)[FORWARDED], "for=192.0.2.7;proto=http;host=\"h\"");
+
+        for (bad, client) in [
+            ("256.1.1.1", "10.0.0.1"),
+            ("1.2.3.4\"", "10.0.0.1"),
+            ("nonsense, 192.0.2.1, 10.0.0.2", "192.0.2.1"),
+            ("192.0.2.9 192.0.2.8, 192.0.2.1", "192.0.2.1"),
+            ("_a b, 192.0.2.1", "192.0.2.1"),
+        ] {
+            let fields = passed_on(&[(X_FORWARDED_FOR, bad)]);
+            assert_eq!(fields[X_FORWARDED_FOR], client, "{bad}");
+            assert_eq!(fields[FORWARDED], format!("for={client};proto=http;host=\"h\""), "{bad}");
+        }
+        for good in ["unknown", "_hidden-1, 192.0.2.1:_p", "Unknown, 2001:db8::7, [2001:db8::7]:80, 10.0.0.2"] {
+            assert_eq!(passed_on(&[(X_FORWARDED_FOR, good)])[X_FORWARDED_FOR], format!("{good}, 10.0.0.1"));
+        }
     }
 
     #[test]

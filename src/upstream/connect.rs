@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyper::client::conn::http1;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::UpstreamError;
@@ -65,5 +66,32 @@ async fn speak_http1(socket: Socket) -> Result<Box<Http1>, UpstreamError> {
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(io).await.map_err(|_| UpstreamError::Unreachable)?;
     // It ends when the lease is dropped or the upstream closes; its errors reach whoever waits for the answer.
     let task = tokio::spawn(connection.with_upgrades()).abort_handle();
-    Ok(Box::new(Http1 { sender, task, heard, interims, sent, exchange }))
+    let http1 = Box::new(Http1 { sender, task, heard, interims, sent, exchange });
+    // What a server says before it was asked belongs to no request, least of all to the first. One turn of the event loop: what has
+    // arrived by now is known after it.
+    yield_now().await;
+    if http1.exchange.is_spoilt() { Err(UpstreamError::Malformed) } else { Ok(http1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_speaks_before_it_was_asked_is_asked_nothing() {
+        for said in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "220 mail.example ESMTP\r\n", "H", ""] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut peer = listener.accept().unwrap().0;
+            peer.write_all(said.as_bytes()).unwrap();
+            // A task, as the connections of clients are.
+            let spoken = tokio::spawn(speak_http1(Socket::plain(stream, Vec::new()))).await.unwrap();
+            match said {
+                "" => assert!(spoken.is_ok(), "it waits to be asked"),
+                _ => assert!(matches!(spoken, Err(UpstreamError::Malformed)), "{said:?}"),
+            }
+        }
+    }
 }

@@ -300,6 +300,17 @@ fn a_target_in_a_form_or_with_octets_that_no_target_has_is_refused() {
 }
 
 #[test]
+fn who_speaks_tls_where_none_is_spoken_is_told_so() {
+    let (stand, _) = stand();
+    // A ClientHello as far as it matters, with and without an octet that could end a line.
+    for hello in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"\x16\x03\x01\x00\x0a\x01\x00\x00\x06\x03\x03"]
+    {
+        let told = refused(&stand, hello, false, Pace::AtOnce).expect_refusal(400, "bad_request");
+        assert_eq!(told.json()["message"], "TLS on a port that speaks plain HTTP");
+    }
+}
+
+#[test]
 fn a_request_line_that_is_not_three_words_is_refused() {
     let lines = [
         "GET  /x HTTP/1.1",

@@ -115,6 +115,9 @@ fn a_file_with_mistakes_is_refused_with_what_check_says_and_the_old_one_stays_in
 
     std::fs::remove_file(stand.config()).unwrap();
     eventually("a missing file", SOON, || reloads(&stand.gateway, "refused") == 3.0);
+    let stderr = stand.gateway.process.stderr();
+    assert!(stderr.contains("cannot be read: No such file") && stderr.contains("; put it back"), "{stderr}");
+    assert!(!stderr.contains("--config"), "which is of no use to a gateway that runs: {stderr}");
     std::fs::write(stand.config(), good).unwrap();
     eventually("the way back", SOON, || !is_stale(&stand.gateway));
     eventually("the line", SOON, || stand.gateway.process.stderr().contains("nothing is different"));
@@ -175,6 +178,11 @@ fn what_needs_a_restart_is_named_and_the_rest_is_taken_up() {
     let last = |stand: &Stand| stand.gateway.process.stdout().lines().last().map(str::to_owned);
     let (line, _) = wait_for("a line of the request log", SOON, || last(&stand));
     assert!(line.starts_with('{'), "{line}");
+    // Alone, it is not said to be nothing.
+    edit(&stand, "workers: 3", "workers: 4");
+    let told = |text: &str| stand.gateway.process.stderr().contains(text);
+    eventually("the line", SOON, || told("configuration reloaded; nothing of what is different is taken up"));
+    assert!(!told("nothing is different"));
 }
 
 #[test]

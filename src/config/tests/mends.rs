@@ -172,3 +172,25 @@ fn a_plan_that_brings_no_limits_is_noted() {
     assert!(note(Some("enterprise"), None).unwrap().contains("u-1 has no limits of its own"));
     assert!(note(Some("gone"), Some(5)).unwrap().contains("the plan gone, which the file does not have: free applies"));
 }
+
+#[test]
+fn what_the_parser_says_in_words_for_programmers_is_told_in_those_of_the_file() {
+    let laughs = |count| {
+        (1..count).fold("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, at| {
+            let before = format!("*a{}", at - 1);
+            text + &format!("a{at}: &a{at} [{}]\n", [before.as_str(); 10].join(", "))
+        })
+    };
+    for (text, what, mend) in [
+        ("a: &x [1, *x]\n".to_owned(), "inside its own anchor", "write out what is meant"),
+        (laughs(7), "too many values", "use fewer aliases"),
+        ("a: ".to_owned() + &"[".repeat(60) + &"]".repeat(60), "nested too deep", "brackets that are not closed"),
+        ("a: ".to_owned() + &"[".repeat(500), "nested too deep", "brackets that are not closed"),
+        ("a:\n\t- b\n".to_owned(), "tabs", "indent with spaces"),
+        ("a: *b\n".to_owned(), "unknown anchor", "quote a text that begins with `*`"),
+        ("{ a: 1 }: 2\n".to_owned(), "needs a name", "write NAME: VALUE"),
+    ] {
+        let told = told(&text);
+        assert!(told.contains(what) && told.contains(mend) && told.lines().count() == 1, "{text:.40}: {told}");
+    }
+}

@@ -142,6 +142,8 @@ impl Messages for Requests {
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let path = String::from_utf8_lossy(&path[..path.len().min(SHOWN_PATH)]).into_owned();
         let rejection = match fault {
+            // A record of a handshake: no method begins like that.
+            _ if octets.starts_with(&[0x16, 0x03]) => Rejection::bad_request("TLS on a port that speaks plain HTTP"),
             // Well formed comes before the limits (contract 4).
             Fault::TargetTooLong | Fault::TooLarge if path.len() < SHOWN_PATH => {
                 RequestPath::parse(&path).err().unwrap_or_else(|| fault.into())

@@ -5,8 +5,9 @@
 
 use rustc_hash::FxHashMap;
 
-use super::frames::{DATA, Frame, HEADERS, RST_STREAM, Reason, SETTINGS};
+use super::frames::{ACK, DATA, ENABLE_PUSH, Frame, HEADERS, RST_STREAM, Reason, SETTINGS};
 use super::http1::MAX_INTERIM;
+use super::is_length;
 use super::sieve::Judge;
 
 /// Heads on streams that have ended, between two that are answers. A few cross with a reset of ours.
@@ -109,12 +110,19 @@ impl Answers {
 impl Judge for Answers {
     fn frame(&mut self, frame: Frame) -> Result<(), Reason> {
         match frame.kind {
+            // RFC 9113 section 3.4.
+            kind if !self.is_greeted && (kind != SETTINGS || frame.flags & ACK != 0) => return Err(Reason::Malformed),
             RST_STREAM => drop(self.open.remove(&frame.stream)),
             DATA if frame.ends_stream() => drop(self.open.remove(&frame.stream)),
             SETTINGS => self.is_greeted = true,
             _ => {}
         }
         Ok(())
+    }
+
+    fn setting(&mut self, id: u16, value: u32) -> Result<(), Reason> {
+        // A server that wants to be pushed to (RFC 9113 section 6.5.2).
+        if id == ENABLE_PUSH && value != 0 { Err(Reason::Malformed) } else { Ok(()) }
     }
 
     fn begin(&mut self, _: Frame) {
@@ -132,9 +140,8 @@ impl Judge for Answers {
             },
             [b':', ..] => block.is_malformed = true,
             b"content-length" => {
-                let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
                 let before = block.length.replace(value.iter().any(|digit| *digit != b'0'));
-                block.is_malformed |= before.is_some() || !is_number;
+                block.is_malformed |= before.is_some() || !is_length(value);
             }
             // A reader that trims would see another value (RFC 9113 section 8.2.1).
             _ => block.is_malformed |= matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']),
@@ -224,6 +231,19 @@ mod tests {
             assert_eq!(judged(&[&[(":status", "200")], trailers]), [true, false], "{trailers:?}");
         }
         assert!(!judged(&[&[(":status", "100"), ("content-length", "0")], &[]])[0]);
+    }
+
+    #[test]
+    fn an_upstream_begins_with_its_settings_and_does_not_ask_for_a_push() {
+        let frame = |kind, flags| Frame { length: 0, kind, flags, stream: 0 };
+        for first in [frame(SETTINGS, ACK), frame(HEADERS, 0), frame(DATA, 0), frame(0xfa, 0)] {
+            assert_eq!(Answers::default().frame(first), Err(Reason::Malformed), "{first:?}");
+        }
+        let mut answers = Answers::default();
+        assert_eq!(answers.frame(frame(SETTINGS, 0)), Ok(()));
+        assert_eq!(answers.frame(frame(SETTINGS, ACK)), Ok(()));
+        assert_eq!((answers.setting(2, 0), answers.setting(3, 1)), (Ok(()), Ok(())));
+        assert_eq!(answers.setting(2, 1), Err(Reason::Malformed));
     }
 
     #[test]

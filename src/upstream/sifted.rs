@@ -80,6 +80,9 @@ impl AsyncRead for Http2Io {
         if buf.filled().len() == before {
             answers.lost(sieve.waiting());
         }
+        if !answers.interims.is_empty() {
+            traffic.tell(&mut answers.interims);
+        }
         let refused = read?;
         // Whoever waits has his turn when the library has read them.
         if answers.is_greeted

@@ -33,9 +33,22 @@ pub enum Extent {
     Answered,
 }
 
+/// An interim answer, for whoever waits for the final one.
+#[derive(Debug)]
+pub struct Interim {
+    /// Of the exchange.
+    pub stream: u32,
+    /// 102 to 199.
+    pub status: u16,
+    /// Names and values.
+    pub fields: Vec<(Box<[u8]>, Box<[u8]>)>,
+}
+
 /// What the block under way has said.
 #[derive(Debug, Default)]
 struct Block {
+    /// Of an interim answer that is to be told.
+    fields: Vec<(Box<[u8]>, Box<[u8]>)>,
     /// 0: nothing.
     status: u16,
     /// `Content-Length`, and whether it announces something.
@@ -51,6 +64,8 @@ pub struct Answers {
     last_asked: u32,
     strays: u32,
     block: Block,
+    /// Those that have come and were not taken yet, in their order.
+    pub interims: Vec<Interim>,
     /// Its settings have come: what it allows is known.
     pub is_greeted: bool,
 }
@@ -89,7 +104,7 @@ impl Answers {
 
     /// Whether it may come there; and where the answer is then, or that it has ended.
     fn advance(&self, at: At, ends: bool) -> Option<Option<At>> {
-        let Block { status, length, is_malformed } = self.block;
+        let Block { status, length, is_malformed, .. } = self.block;
         let next = match (at, status) {
             (At::Body, 0) => At::Body,
             (At::Body, _) | (_, 0 | 101) => return None,
@@ -131,6 +146,10 @@ impl Judge for Answers {
 
     fn field(&mut self, name: &[u8], value: &[u8]) {
         let block = &mut self.block;
+        // A 100 is for nobody: the client's expectation was answered before.
+        if (102..200).contains(&block.status) {
+            block.fields.push((name.into(), value.into()));
+        }
         match name {
             b":status" => match value {
                 [a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9'] if block.status == 0 => {
@@ -156,6 +175,12 @@ impl Judge for Answers {
             return if self.strays > MAX_STRAYS { Err(Reason::TooMuch) } else { Ok(true) };
         };
         let next = self.advance(at, frame.ends_stream());
+        if let Some(Some(At::Head(_))) = next
+            && self.block.status > 100
+        {
+            let (status, fields) = (self.block.status, std::mem::take(&mut self.block.fields));
+            self.interims.push(Interim { stream: frame.stream, status, fields });
+        }
         match next.flatten() {
             Some(next) => drop(self.open.insert(frame.stream, next)),
             None => drop(self.open.remove(&frame.stream)),

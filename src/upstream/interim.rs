@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::policy::headers::for_interim;
+use crate::wire::answers::Field;
 
 /// Heads that wait for a client to take the ones before; what comes on top of them is not passed on.
 const QUEUE: usize = 16;
@@ -145,7 +146,7 @@ impl Interims {
     }
 
     /// One of an exchange over HTTP/2, as its fields were decoded.
-    pub(super) fn tell(&self, status: u16, fields: &[(Box<[u8]>, Box<[u8]>)]) {
+    pub(super) fn tell(&self, status: u16, fields: &[Field]) {
         let status = StatusCode::from_u16(status).ok();
         let fields = fields.iter().map(|(name, value)| (&**name, &**value));
         let head = status.and_then(|status| passed_on(status, fields)).filter(|head| head.len() <= MAX_HEAD);

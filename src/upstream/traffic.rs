@@ -61,9 +61,9 @@ impl Traffic {
     }
 
     /// Passes on what has come.
-    pub(super) fn tell(&self, interims: &mut Vec<Interim>) {
+    pub(super) fn tell(&self, interims: Vec<Interim>) {
         let told = self.told();
-        for Interim { stream, status, fields } in interims.drain(..) {
+        for Interim { stream, status, fields } in interims {
             if let Some(interims) = told.get(&stream) {
                 interims.tell(status, &fields);
             }

@@ -33,6 +33,9 @@ pub enum Extent {
     Answered,
 }
 
+/// Name and value.
+pub type Field = (Box<[u8]>, Box<[u8]>);
+
 /// An interim answer, for whoever waits for the final one.
 #[derive(Debug)]
 pub struct Interim {
@@ -40,15 +43,15 @@ pub struct Interim {
     pub stream: u32,
     /// 102 to 199.
     pub status: u16,
-    /// Names and values.
-    pub fields: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// As they came.
+    pub fields: Vec<Field>,
 }
 
 /// What the block under way has said.
 #[derive(Debug, Default)]
 struct Block {
     /// Of an interim answer that is to be told.
-    fields: Vec<(Box<[u8]>, Box<[u8]>)>,
+    fields: Vec<Field>,
     /// 0: nothing.
     status: u16,
     /// `Content-Length`, and whether it announces something.

@@ -116,7 +116,6 @@ pub struct App {
     reloader: Reloader,
     hand_over: Arc<HandOver>,
     offer_task: JoinHandle<()>,
-    log_thread: Option<std::thread::JoinHandle<()>>,
     /// Where clients reach it.
     pub public: SocketAddr,
     /// Where operators reach it.
@@ -149,7 +148,7 @@ impl App {
         let journal = journal.map(|path| Journal::open(path, clock.clone())).transpose()?;
         let awaits_journal = taking_over && config.usage.journal.is_some();
         let (public, admin_address) = (listening.listeners.address, listening.admin.local_addr()?);
-        let (log, log_thread) = AccessLog::start(config.log)?;
+        let log = AccessLog::start(config.log)?;
 
         let replica = ReplicaId(uuid::Uuid::now_v7().to_string().into());
         let name = presence::usual_name(public);
@@ -196,7 +195,6 @@ impl App {
             reloader,
             hand_over,
             offer_task,
-            log_thread,
             public,
             admin_address,
         };
@@ -287,7 +285,6 @@ impl App {
         if !shared.log.flush(LAST_LINES) {
             tracing::error!("nobody reads the request log on stdout; its last lines are lost");
         }
-        drop(self.log_thread);
         control.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("stopped");
     }

@@ -105,7 +105,7 @@ impl KeyWatch {
     /// changed before the watch began.
     pub async fn ended(&self, grant: &Grant, front: &Front, config: impl Fn() -> Arc<Config>) -> Ended {
         loop {
-            let rest = match self.look(grant, front, &config()).await {
+            let rest = match self.check(grant, front, &config()).await {
                 Ok(rest) => rest,
                 Err(ended) => return ended,
             };
@@ -115,7 +115,7 @@ impl KeyWatch {
     }
 
     /// How long the grant may be relied on without another look.
-    async fn look(&self, grant: &Grant, front: &Front, config: &Arc<Config>) -> Result<Duration, Ended> {
+    pub async fn check(&self, grant: &Grant, front: &Front, config: &Arc<Config>) -> Result<Duration, Ended> {
         let auth = &self.auth;
         match auth.look_up(self.hash, front, config).await {
             Ok(Some(profile)) => {

@@ -37,7 +37,7 @@ pub(super) fn run(
             let stored = block_on(store.key(id.clone()))?.map_err(failed)?;
             let stored = stored.ok_or_else(|| failed(format!("there is no key {id}")))?;
             if let Some(note) = config.quota.note(&stored.account) {
-                eprintln!("warning: {note}");
+                let _ = writeln!(io::stderr(), "warning: {note}");
             }
             let windows = |profile: &KeyProfile| Ok(Some(block_on(peek(&*store, profile))?.map_err(failed)?));
             explain(config, args, Some(stored_key(config, stored)), body.as_deref(), now, &windows, out)

@@ -17,6 +17,7 @@ mod store;
 mod trial;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::config::diagnostic::{ConfigError, Diagnostic};
 use crate::config::model::Config;
 use crate::management::problem::ManagementError;
 use crate::store::Store;
-use crate::telemetry::redact;
+use crate::telemetry::{diagnostics, redact};
 use args::{Cli, Command};
 
 const FAILED: u8 = 1;
@@ -57,10 +58,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    match dispatch(cli) {
+    let outcome = dispatch(cli);
+    diagnostics::flush();
+    match outcome {
         Ok(code) => code,
         Err(CliError::Config(error)) => {
-            eprintln!("{error}");
+            say(format_args!("{error}\n"));
             ExitCode::from(CONFIGURATION)
         }
         Err(CliError::Usage(message)) => complain(&message, USAGE),
@@ -69,19 +72,24 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn complain(message: &str, code: u8) -> ExitCode {
-    eprintln!("error: {}", redact::keys(message));
+    say(format_args!("error: {}\n", redact::keys(message)));
     ExitCode::from(code)
+}
+
+/// The last words. Whether anybody hears them changes nothing.
+fn say(words: std::fmt::Arguments<'_>) {
+    let _ = io::stderr().write_fmt(words);
 }
 
 /// `--help` is an answer; anything else is a mistake. What was typed may hold a key.
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print!("{}", error.render());
+            let _ = write!(io::stdout(), "{}", error.render());
             ExitCode::SUCCESS
         }
         _ => {
-            eprint!("{}", redact::keys(&error.render().to_string()));
+            say(format_args!("{}", redact::keys(&error.render().to_string())));
             ExitCode::from(USAGE)
         }
     }
@@ -92,12 +100,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Run { take_over } => {
             let (config, warnings) = read(file)?;
-            process::prepare(config.log_level);
+            process::prepare(config.log_level).map_err(failed)?;
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             run::run(config, warnings, take_over).map_err(failed)?;
         }
         Command::Demo => {
-            process::prepare(tracing::Level::WARN);
+            process::prepare(tracing::Level::WARN).map_err(failed)?;
             let (config, warnings) = read(file)?;
             demo::run(config, warnings)?;
         }

@@ -1,24 +1,18 @@
 //! What the process promises about itself: where its diagnostics go, and that no secret leaves with a crash.
 
+use std::io;
 use std::panic::PanicHookInfo;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing::Level;
 
-use crate::telemetry::redact;
+use crate::telemetry::{diagnostics, redact};
 
 /// Makes a process that serves ready: its diagnostics, and panics that give nothing away.
-pub(super) fn prepare(level: Level) {
-    log_to_stderr(level);
+pub(super) fn prepare(level: Level) -> io::Result<()> {
+    diagnostics::start(level)?;
     redact_panics();
-}
-
-/// Diagnostics as lines on stderr; stdout belongs to the request log and to what commands print.
-fn log_to_stderr(level: Level) {
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).finish();
-    // A second call, in a test, finds the first one's subscriber in place: that is fine.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
 }
 
 /// No memory image of this process is ever written: it holds keys of requests in flight.
@@ -37,5 +31,9 @@ fn redact_panics() {
             payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(%place, "panic: {}", redact::keys(text.unwrap_or("(no message)")));
+        if std::thread::current().name() == Some("main") {
+            // The process ends with it.
+            diagnostics::flush();
+        }
     }));
 }

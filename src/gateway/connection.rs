@@ -42,6 +42,10 @@ pub struct ConnInfo {
     linger: AtomicBool,
     reset: AtomicBool,
     draining: AtomicBool,
+    /// HTTP/2: it is to end if nothing is under way.
+    leaves: AtomicBool,
+    /// HTTP/2: both sides know that nothing more will be asked on it.
+    parted: AtomicBool,
     waker: OnceLock<Waker>,
     /// What the gate on its octets refused, if it did: the last request of the connection.
     refused: OnceLock<Refused>,
@@ -104,6 +108,8 @@ impl ConnInfo {
             linger: AtomicBool::new(false),
             reset: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
+            parted: AtomicBool::new(false),
             waker: OnceLock::new(),
             refused: OnceLock::new(),
             gate: AtomicU8::new(BETWEEN),
@@ -300,10 +306,37 @@ impl ConnInfo {
         }
     }
 
-    /// Asks the connection to end after the request in flight.
-    pub fn drain(&self) {
+    /// Asks the connection to end after the request in flight. A client of HTTP/2 is told now, so its time to leave begins.
+    pub fn drain(&self, now: Mono) {
+        if self.is_multiplexed() && self.phase().0 == Phase::Idle && !self.is_leaving() {
+            self.enter(Phase::Idle, now);
+        }
         self.draining.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// HTTP/2: asks the connection to end now, unless something is under way.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// See [`Self::leave`]; asked by the connection itself, behind the streams that it has begun.
+    pub fn takes_leave(&self) -> bool {
+        self.leaves.load(Ordering::Relaxed)
+            && self.leaves.swap(false, Ordering::Relaxed)
+            && self.phase().0 == Phase::Idle
+            && self.head_since().is_none()
+    }
+
+    /// HTTP/2: the client has answered the goodbye, and has had the last word.
+    pub fn parts(&self) {
+        self.parted.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`Self::parts`].
+    pub fn has_parted(&self) -> bool {
+        self.parted.load(Ordering::Relaxed)
     }
 
     fn wake(&self) {

@@ -8,22 +8,27 @@ use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, Request, Uri, Version};
 
+use super::connection::ConnInfo;
 use crate::config::model::Limits;
 use crate::policy::path::RequestPath;
 use crate::policy::rejection::Rejection;
 use crate::policy::route::Route;
 use crate::upstream::RequestBody;
+use crate::wire::http1::check_path_and_query;
 use crate::wire::is_host;
 
 /// Well-formed, within the limits of a head; returns the decoded path.
-pub(super) fn check<'a>(head: &'a Parts, limits: &Limits) -> Result<RequestPath<'a>, Rejection> {
+pub(super) fn check<'a>(head: &'a Parts, limits: &Limits, conn: &ConnInfo) -> Result<RequestPath<'a>, Rejection> {
     let path = RequestPath::parse(head.uri.path());
     if head.version != Version::HTTP_2 {
+        check_secured(head, conn)?;
         return path;
     }
     check_host(head)?;
     let path = path?;
-    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+    check_path_and_query(target.as_bytes())?;
+    let target = target.len();
     if target > limits.uri_bytes {
         return Err(Rejection::UriTooLong);
     }
@@ -33,6 +38,15 @@ pub(super) fn check<'a>(head: &'a Parts, limits: &Limits) -> Result<RequestPath<
         return Err(Rejection::HeadersTooLarge);
     }
     Ok(path)
+}
+
+/// What an absolute target asks to have secured was, unless a proxy that is trusted says so (RFC 9110 section 7.4). The `:scheme`
+/// of HTTP/2 says less: proxies pass on the one of their own client.
+fn check_secured(head: &Parts, conn: &ConnInfo) -> Result<(), Rejection> {
+    if head.uri.scheme() == Some(&Scheme::HTTPS) && !conn.secure && conn.trusted.is_none() {
+        return Err(Rejection::bad_request("Target of https on a connection without TLS"));
+    }
+    Ok(())
 }
 
 /// Exactly one well-formed Host, and the same as in an absolute target.

@@ -30,14 +30,28 @@ pub(super) fn watch(record: &RequestRecord, after: Duration) -> Option<Revoked> 
     }))
 }
 
+/// Of an answer that was waited for: whether the key may still have it.
+pub(super) async fn check(record: &RequestRecord) -> Result<(), GatewayError> {
+    let (Some(permit), Some(hash)) = (&record.permit, record.secret) else { return Ok(()) };
+    let (grant, shared) = (permit.grant(), record.shared());
+    let Some(profile) = grant.profile() else { return Ok(()) };
+    let watch = shared.auth.watch(hash, profile);
+    watch.check(grant, &Front::default(), &shared.config()).await.map(drop).map_err(GatewayError::from)
+}
+
+impl From<Ended> for GatewayError {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Rejected(rejection) => Self::Rejected(rejection),
+            Ended::StoreUnavailable => Self::StoreUnavailable,
+        }
+    }
+}
+
 impl RequestRecord {
     /// The answer was ended for this reason.
     pub fn ended(&mut self, ended: Ended) -> Problem {
-        let error = match ended {
-            Ended::Rejected(rejection) => GatewayError::Rejected(rejection),
-            Ended::StoreUnavailable => GatewayError::StoreUnavailable,
-        };
-        let problem = error.problem();
+        let problem = GatewayError::from(ended).problem();
         self.code = Some(problem.code);
         problem
     }

@@ -115,7 +115,7 @@ impl Gateway {
             record.is_grpc = respond::is_grpc(&inbound.head.headers);
             http2::normalize(&mut inbound.head, conn)?;
         }
-        let path = head::check(&inbound.head, &config.limits)?;
+        let path = head::check(&inbound.head, &config.limits, conn)?;
         if is_preflight(config, &inbound.head) {
             Box::pin(self.identify(config, inbound, record)).await;
             return Ok(respond::no_content(conn, inbound, record));
@@ -289,6 +289,10 @@ impl Gateway {
             self.shared.limiter.take_back(&permit);
         }
         let answer = answer.map_err(failed)?;
+        if waited > lasting::LASTS.as_secs_f64() {
+            // Boxed: rare.
+            Box::pin(lasting::check(record)).await?;
+        }
         let mut response = match &inbound.handshake {
             Some(handshake) => Box::pin(upgrade::agree(handshake, answer, limits.idle)).await.map_err(failed)?,
             None => answer.map(ProxyBody::Upstream),

@@ -254,6 +254,8 @@ pub fn for_upstream(
     }
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        // So that who does not know the field passes it on no further (RFC 9110 section 10.1.4).
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     if let Some(profile) = profile {
         for (name, value) in &profile.identity {
@@ -381,10 +383,10 @@ mod tests {
         ]);
         let client = HeaderValue::from_static("192.0.2.1");
         for_upstream(&mut fields, origin(&client), None, None, false);
-        for gone in ["connection", "x-private", "transfer-encoding", "upgrade", "expect"] {
+        for gone in ["x-private", "transfer-encoding", "upgrade", "expect"] {
             assert!(!fields.contains_key(gone), "{gone}");
         }
-        assert_eq!(fields["te"], "trailers");
+        assert_eq!((&fields["te"], &fields["connection"]), (&"trailers".parse().unwrap(), &"te".parse().unwrap()));
         for kept in ["host", "x-forwarded-for", "via", "x-request-id", "traceparent"] {
             assert!(fields.contains_key(kept), "{kept}");
         }

@@ -60,7 +60,10 @@ fn stem(segment: &str) -> &str {
 /// so that a route which no request could reach is a mistake in the file.
 pub(super) fn decode_segment(raw: &str) -> Result<Cow<'_, str>, &'static str> {
     // Nearly every segment: nothing to decode, nothing hidden.
-    if raw.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'#' | b'?')) {
+    if raw
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'#' | b'?' | b'"' | b'<' | b'>' | b'`'))
+    {
         let is_dots = raw.starts_with('.') && matches!(stem(raw), "." | "..");
         return if is_dots { Err("Dot segment in path") } else { Ok(Cow::Borrowed(raw)) };
     }
@@ -78,6 +81,7 @@ pub(super) fn decode_segment(raw: &str) -> Result<Cow<'_, str>, &'static str> {
             b'\\' => return Err("Backslash in path"),
             b'#' => return Err("Fragment in request target"),
             b'?' => return Err("Query in path"),
+            b'"' | b'<' | b'>' | b'`' => return Err("Forbidden octet in path"),
             0..=b' ' | 0x7f => return Err("Control character or space in path"),
             _ => {}
         }
@@ -158,6 +162,9 @@ mod tests {
             "/a%+1",
             "/a#b",
             "/a?b",
+            "/a\"b",
+            "/a<b>",
+            "/a`b",
             "/%ff",
             "/%C3",
             "http://x/a",

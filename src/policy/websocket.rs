@@ -8,8 +8,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
@@ -20,9 +20,17 @@ use super::rejection::Rejection;
 /// What every server appends to the client's key (RFC 6455 section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A request for a WebSocket, with its key.
+/// A request for a WebSocket. Boxed: every request has room for one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handshake(HeaderValue);
+pub struct Handshake(Box<Asked>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    key: HeaderValue,
+    /// What was offered, as it came.
+    protocols: Vec<HeaderValue>,
+    extensions: Vec<HeaderValue>,
+}
 
 impl Handshake {
     /// Whether this request asks for a WebSocket. One that does and is not well-formed is refused.
@@ -39,18 +47,30 @@ impl Handshake {
         if !head.headers.contains_key(SEC_WEBSOCKET_KEY) && !head.headers.contains_key(SEC_WEBSOCKET_VERSION) {
             return Ok(None);
         }
-        if sole(&head.headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let mut versions = head.headers.get_all(SEC_WEBSOCKET_VERSION).iter();
+        let version = versions.next();
+        if versions.next().is_some() {
+            return Err(Rejection::bad_request("More than one Sec-WebSocket-Version"));
+        }
+        if version.is_none_or(|version| version != "13") {
             return Err(Rejection::WebSocketVersion);
         }
+        let offered = |name| head.headers.get_all(name).iter().cloned().collect();
         match sole(&head.headers, &SEC_WEBSOCKET_KEY) {
-            Some(key) if is_key(key.as_bytes()) => Ok(Some(Self(key.clone()))),
+            Some(key) if is_key(key.as_bytes()) => Ok(Some(Self(Box::new(Asked {
+                key: key.clone(),
+                protocols: offered(SEC_WEBSOCKET_PROTOCOL),
+                extensions: offered(SEC_WEBSOCKET_EXTENSIONS),
+            })))),
             _ => Err(Rejection::bad_request("Malformed Sec-WebSocket-Key")),
         }
     }
 
     /// Asks the upstream for the same; its hop-by-hop fields are gone already.
     pub fn ask(&self, headers: &mut HeaderMap) {
-        headers.insert(SEC_WEBSOCKET_KEY, self.0.clone());
+        headers.insert(SEC_WEBSOCKET_KEY, self.0.key.clone());
+        // There `Connection` would have to name it too, and not every backend reads a list.
+        headers.remove(TE);
         set_upgrade(headers);
     }
 
@@ -58,9 +78,25 @@ impl Handshake {
     pub fn is_agreed_by(&self, headers: &HeaderMap) -> bool {
         sole(headers, &UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
             && has_token(headers, &CONNECTION, "upgrade")
-            && sole(headers, &SEC_WEBSOCKET_ACCEPT).is_some_and(|proof| *proof == accept(self.0.as_bytes()))
+            && sole(headers, &SEC_WEBSOCKET_ACCEPT).is_some_and(|proof| *proof == accept(self.0.key.as_bytes()))
             && !headers.contains_key(TRANSFER_ENCODING)
             && !headers.contains_key(CONTENT_LENGTH)
+            && self.offered_protocol(headers)
+            && self.offered_extensions(headers)
+    }
+
+    /// Whether a 101 chooses no subprotocol, or one of those that were offered. Letters' case counts.
+    fn offered_protocol(&self, headers: &HeaderMap) -> bool {
+        let is_offered = |chosen: &HeaderValue| tokens(&self.0.protocols).any(|offered| offered == chosen);
+        !headers.contains_key(SEC_WEBSOCKET_PROTOCOL) || sole(headers, &SEC_WEBSOCKET_PROTOCOL).is_some_and(is_offered)
+    }
+
+    /// Whether a 101 chooses only extensions that were offered. With which parameters is between the two that speak them.
+    fn offered_extensions(&self, headers: &HeaderMap) -> bool {
+        let name = |extension: &'_ str| extension.split(';').next().unwrap_or_default().trim_end().to_ascii_lowercase();
+        let is_offered = |chosen: &str| tokens(&self.0.extensions).any(|offered| name(offered) == name(chosen));
+        let all = |chosen: &HeaderValue| chosen.to_str().is_ok() && tokens([chosen]).all(is_offered);
+        !headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) || sole(headers, &SEC_WEBSOCKET_EXTENSIONS).is_some_and(all)
     }
 }
 
@@ -89,8 +125,13 @@ fn has_body(headers: &HeaderMap) -> bool {
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
+    tokens(headers.get_all(name)).any(|listed| listed.eq_ignore_ascii_case(token))
+}
+
+/// What the values of a field list.
+fn tokens<'v>(values: impl IntoIterator<Item = &'v HeaderValue>) -> impl Iterator<Item = &'v str> {
+    let texts = values.into_iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(|text| text.split(',')).map(str::trim).filter(|listed| !listed.is_empty())
 }
 
 /// The value of a field that came exactly once.
@@ -164,6 +205,9 @@ mod tests {
         }
         let twice = [good(), vec![("sec-websocket-key", KEY)]].concat();
         assert_eq!(request(&twice).unwrap_err().problem().status, 400);
+        let twice = [good(), vec![("sec-websocket-version", "13")]].concat();
+        let problem = request(&twice).unwrap_err().problem();
+        assert_eq!((problem.status, &*problem.message), (400, "More than one Sec-WebSocket-Version"));
         for version in ["8", "14", "1777", ""] {
             assert_eq!(request(&with("sec-websocket-version", version)), Err(Rejection::WebSocketVersion), "{version}");
         }
@@ -194,5 +238,47 @@ mod tests {
         );
         assert!(!answer(&[upgrade, connection, proof, proof]), "two proofs");
         assert!(!answer(&[upgrade, connection, proof, ("content-length", "5")]), "a body");
+    }
+
+    #[test]
+    fn an_agreement_chooses_only_what_was_offered() {
+        let is_agreed = |offered: &[(&str, &str)], chosen: &[(&'static str, &str)]| {
+            let handshake = request(&[&good(), offered].concat()).unwrap().unwrap();
+            let mut headers = HeaderMap::new();
+            set_upgrade(&mut headers);
+            headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::try_from(accept(KEY.as_bytes())).unwrap());
+            for (name, value) in chosen {
+                headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            }
+            handshake.is_agreed_by(&headers)
+        };
+        let (protocol, extensions) = ("sec-websocket-protocol", "sec-websocket-extensions");
+        let offered = &[(protocol, "chat, b"), (protocol, "c"), (extensions, "x-a; p=1, x-b"), (extensions, "x-c")];
+        for chosen in [
+            &[][..],
+            &[(protocol, "chat")],
+            &[(protocol, "c")],
+            &[(extensions, "x-a; q=\"2\"; r, X-C")],
+            &[(extensions, "")],
+            &[(protocol, "b"), (extensions, "x-b ;p")],
+        ] {
+            assert!(is_agreed(offered, chosen), "{chosen:?}");
+        }
+        for chosen in [
+            &[(protocol, "zzz")][..],
+            &[(protocol, "Chat")],
+            &[(protocol, "chat, b")],
+            &[(protocol, "")],
+            &[(protocol, "chat"), (protocol, "b")],
+            &[(protocol, "chat"), (protocol, "chat")],
+            &[(extensions, "permessage-deflate")],
+            &[(extensions, "x-a, x-d; x-b")],
+            &[(extensions, "x-a"), (extensions, "x-b")],
+            &[(extensions, "x-a, é")],
+        ] {
+            assert!(!is_agreed(offered, chosen), "{chosen:?}");
+        }
+        assert!(!is_agreed(&[], &[(protocol, "chat")]));
+        assert!(!is_agreed(&[], &[(extensions, "permessage-deflate")]));
     }
 }

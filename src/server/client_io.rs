@@ -113,8 +113,8 @@ impl AsyncRead for Sifted<'_> {
             ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
             let fresh = &buf.filled()[before..];
             if fresh.is_empty() {
-                // A client may shut its sending side and still wait for its answer; hyper would take it for gone.
-                *end_withheld = gate.is_between() && conn.answered() != gate.begun();
+                // A client may shut its sending side and still wait for an answer, or a verdict; hyper would take it for gone.
+                *end_withheld = (gate.is_between() || gate.waits().is_some()) && conn.answered() != gate.begun();
                 if *end_withheld {
                     conn.stops_sending(&**clock);
                     return Poll::Pending;

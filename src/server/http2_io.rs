@@ -1,5 +1,5 @@
 //! The client's socket under HTTP/2: follows the frames in both directions, notes progress for the timeouts, and ends a
-//! connection whose peer sends too much that does nothing.
+//! connection whose peer sends too much that does nothing, or was given its time to leave.
 //!
 //! The end is told as one of the library's own: it sees no more octets, closes down, and before the socket goes the peer gets a
 //! GOAWAY that says why (RFC 9113 section 10.5). Decides nothing about requests.
@@ -113,6 +113,11 @@ impl AsyncRead for Http2Io {
         if this.farewell.is_some() {
             return Poll::Ready(Ok(()));
         }
+        if this.requests.conn.takes_leave() {
+            // What the kernel still holds was not looked at, and its client is told so.
+            this.farewell = Some(go_away(this.sieve.last_stream, Reason::Done));
+            return Poll::Ready(Ok(()));
+        }
         let Self { socket, sieve, requests, .. } = this;
         let polled = poll_read_sifted(socket, sieve, requests, cx, buf);
         requests.conn.in_head(sieve.is_in_head(), &*requests.clock);
@@ -156,6 +161,9 @@ impl AsyncWrite for Http2Io {
         if this.linger.is_none() {
             ready!(this.poll_farewell(cx))?;
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+            if this.farewell.is_none() {
+                this.requests.conn.parts();
+            }
         }
         let (timer, left) = this.linger.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_OCTETS));
         let mut scratch = [0; 16 * 1024];

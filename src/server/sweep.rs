@@ -21,6 +21,12 @@ pub(super) fn is_goodbye(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> boo
     is_over && !conn.is_leaving()
 }
 
+/// Whether a client of HTTP/2 has had its time to leave.
+pub(super) fn must_leave(conn: &ConnInfo, now: Mono) -> bool {
+    let (phase, since) = conn.phase();
+    conn.is_multiplexed() && conn.is_leaving() && phase == Phase::Idle && now.since(since) > GOODBYE
+}
+
 /// Whether nobody reads what is sent: neither the client's connection nor the upstream's behind it is held for ever.
 pub(super) fn is_stalled(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> bool {
     conn.stalled_for(now) > conn.idle(timeouts.idle)
@@ -36,6 +42,8 @@ pub(super) fn is_overdue(conn: &ConnInfo, now: Mono, timeouts: &Timeouts) -> boo
     }
     let (phase, since) = conn.phase();
     let limit = match phase {
+        // It leaves by itself, with a last word; this is for one that does not come to it.
+        Phase::Idle if conn.is_leaving() => 3 * GOODBYE,
         Phase::Idle if conn.is_multiplexed() => timeouts.keepalive + GOODBYE,
         Phase::Idle => timeouts.keepalive,
         Phase::Head => timeouts.header,
@@ -91,9 +99,15 @@ mod tests {
         assert!(!is_goodbye(&conn, clock.mono(), &TIMEOUTS));
         advance(Duration::from_millis(1)).await;
         assert!(is_goodbye(&conn, clock.mono(), &TIMEOUTS) && !is_overdue(&conn, clock.mono(), &TIMEOUTS));
-        conn.drain();
+        // The sweep may be late.
+        advance(Duration::from_secs(9)).await;
+        conn.drain(clock.mono());
         assert!(!is_goodbye(&conn, clock.mono(), &TIMEOUTS));
         advance(GOODBYE).await;
+        assert!(!must_leave(&conn, clock.mono()));
+        advance(Duration::from_millis(1)).await;
+        assert!(must_leave(&conn, clock.mono()) && !is_overdue(&conn, clock.mono(), &TIMEOUTS));
+        advance(2 * GOODBYE).await;
         assert!(is_overdue(&conn, clock.mono(), &TIMEOUTS));
     }
 

@@ -19,7 +19,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::listener::Listeners;
 use super::places::{Counts, Place};
-use super::sweep::{is_goodbye, is_overdue, is_stalled};
+use super::sweep::{is_goodbye, is_overdue, is_stalled, must_leave};
 use super::tls::FrontTls;
 use super::turn_away::turn_away;
 use super::{connection, descriptors, proxy_protocol};
@@ -195,7 +195,8 @@ impl Worker {
     /// Lets connections end: each is told with its next answer, and closed when it has been idle for a while.
     async fn drain(&self, all_gone: &mut mpsc::Receiver<()>, draining: &mut watch::Receiver<Stage>) {
         let limit = self.gateway.snapshot().config.drain.timeout;
-        self.open().values().for_each(|(conn, _)| conn.drain());
+        let now = self.gateway.shared().clock.mono();
+        self.open().values().for_each(|(conn, _)| conn.drain(now));
         let (mut over, mut look) = (pin!(sleep(limit)), interval(LOOK));
         loop {
             tokio::select! {
@@ -215,8 +216,14 @@ impl Worker {
         let idle = |(conn, task): &(Arc<ConnInfo>, AbortHandle)| {
             let (phase, since) = conn.phase();
             // One whose client is slow to take what it was sent only looks idle.
-            let idle = phase == Phase::Idle && now.since(since) > patience && conn.stalled_for(now).is_zero();
-            idle.then(|| task.clone())
+            let idle = phase == Phase::Idle && conn.stalled_for(now).is_zero();
+            let over = now.since(since) > patience;
+            if idle && over && conn.is_multiplexed() && !conn.has_parted() {
+                // It has a last word to say.
+                conn.leave();
+                return None;
+            }
+            (idle && (over || conn.has_parted())).then(|| task.clone())
         };
         // Collected first: an aborted task gives its slot up, and that takes the lock.
         let idle: Vec<AbortHandle> = self.open().values().filter_map(idle).collect();
@@ -289,7 +296,7 @@ impl Worker {
             Arc::new(ConnInfo::new(peer, self.tls.is_some(), self.gateway.shared().clock.mono()).trusting(trusted));
         if *self.draining.borrow() != Stage::Serving {
             // Whoever told the others did not know of this one.
-            conn.drain();
+            conn.drain(self.gateway.shared().clock.mono());
         }
         let (gateway, tls, info) = (self.gateway.clone(), self.tls.clone(), conn.clone());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -333,7 +340,8 @@ impl Worker {
         let is_over =
             |(conn, task): &(Arc<ConnInfo>, AbortHandle)| is_overdue(conn, now, timeouts).then(|| task.clone());
         self.open().values().filter(|(conn, _)| has_settled(conn, now)).for_each(|(conn, _)| conn.rest());
-        self.open().values().filter(|(conn, _)| is_goodbye(conn, now, timeouts)).for_each(|(conn, _)| conn.drain());
+        self.open().values().filter(|(conn, _)| is_goodbye(conn, now, timeouts)).for_each(|(conn, _)| conn.drain(now));
+        self.open().values().filter(|(conn, _)| must_leave(conn, now)).for_each(|(conn, _)| conn.leave());
         // What nobody reads is not left to the kernel, which would keep it for minutes.
         self.open().values().filter(|(conn, _)| is_stalled(conn, now, timeouts)).for_each(|(conn, _)| conn.reset());
         // Collected first: an aborted task gives its slot up, and that takes the lock.

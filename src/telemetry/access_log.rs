@@ -3,23 +3,19 @@
 //! A request hands over a [`Line`] and goes on: when the log cannot keep up, lines are dropped and counted, never awaited.
 //! Nothing that a line holds can contain a key: the path goes through [`super::redact`], everything else is bounded.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
 
+use super::outlet::Outlet;
 use super::trace::Id;
 use crate::config::model::LogFormat;
 use crate::policy::access::{KeyProfile, Values};
 use crate::policy::key::Timestamp;
-
-/// Lines that may wait.
-const CAPACITY: usize = 16_384;
 
 /// What is known of a request when it has ended.
 #[derive(Debug)]
@@ -58,25 +54,18 @@ pub struct Line {
     pub values: Values,
 }
 
-enum Message {
-    Line(Box<Line>),
-    Flush(SyncSender<()>),
-}
-
 /// The sending side.
 #[derive(Debug, Clone)]
-pub struct AccessLog(Option<SyncSender<Message>>);
+pub struct AccessLog(Option<Outlet<Box<Line>>>);
 
 impl AccessLog {
     /// Starts the writing thread. `Off` starts nothing and costs nothing.
-    pub fn start(format: LogFormat) -> io::Result<(Self, Option<JoinHandle<()>>)> {
+    pub fn start(format: LogFormat) -> io::Result<Self> {
         if format == LogFormat::Off {
-            return Ok((Self(None), None));
+            return Ok(Self(None));
         }
-        let (sender, receiver) = sync_channel(CAPACITY);
-        let thread =
-            std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&receiver, format))?;
-        Ok((Self(Some(sender)), Some(thread)))
+        let write = move |out: &mut _, line: Box<Line>| write_line(out, &line, format);
+        Outlet::start("access-log", io::stdout(), write).map(|outlet| Self(Some(outlet)))
     }
 
     /// Whether lines are wanted at all: who builds none saves the work.
@@ -86,38 +75,12 @@ impl AccessLog {
 
     /// Hands a line over; false when it was dropped.
     pub fn write(&self, line: Line) -> bool {
-        self.0.as_ref().is_none_or(|sender| sender.try_send(Message::Line(Box::new(line))).is_ok())
+        self.0.as_ref().is_none_or(|outlet| outlet.write(Box::new(line)))
     }
 
-    /// Waits until everything handed over so far is written, but no longer than `patience`: whoever reads our stdout may have
-    /// stopped reading, and must not keep the process from ending. False: some lines were not written.
+    /// Waits until everything handed over so far is written, but no longer than `patience`. False: some lines were not written.
     pub fn flush(&self, patience: Duration) -> bool {
-        let Some(sender) = &self.0 else { return true };
-        let (done, wait) = sync_channel(1);
-        // A full queue is a reader that stopped: there is no point in waiting for room.
-        sender.try_send(Message::Flush(done)).is_ok() && wait.recv_timeout(patience).is_ok()
-    }
-}
-
-fn write_lines(receiver: &Receiver<Message>, format: LogFormat) {
-    let mut out = BufWriter::with_capacity(64 * 1024, io::stdout());
-    while let Ok(mut message) = receiver.recv() {
-        // Write all that waits, then flush once.
-        loop {
-            match message {
-                // A closed stdout must not end the gateway; there is nobody left to tell.
-                Message::Line(line) => drop(write_line(&mut out, &line, format)),
-                Message::Flush(done) => {
-                    let _ = out.flush();
-                    let _ = done.send(());
-                }
-            }
-            match receiver.try_recv() {
-                Ok(next) => message = next,
-                Err(_) => break,
-            }
-        }
-        let _ = out.flush();
+        self.0.as_ref().is_none_or(|outlet| outlet.flush(patience))
     }
 }
 

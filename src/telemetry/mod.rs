@@ -5,7 +5,9 @@
 
 pub mod access_log;
 mod catalogue;
+pub mod diagnostics;
 pub mod names;
+mod outlet;
 pub mod redact;
 pub mod trace;
 

@@ -55,12 +55,24 @@ impl BodyError {
 }
 
 /// How far a request body has come; shared with whoever waits for the response.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
+    begun: Instant,
+    /// When a frame passed last, in microseconds since it was begun.
+    moved: AtomicU64,
     bytes: AtomicU64,
-    frames: AtomicU64,
     failure: AtomicU8,
     unread: AtomicBool,
+    /// The upstream would take more than has come.
+    starves: AtomicBool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let (moved, bytes, failure) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU8::new(0));
+        let (unread, starves) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { begun: Instant::now(), moved, bytes, failure, unread, starves }
+    }
 }
 
 impl Progress {
@@ -69,9 +81,20 @@ impl Progress {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Grows with each frame: a wait that sees it move starts over.
-    pub fn frames(&self) -> u64 {
-        self.frames.load(Ordering::Relaxed)
+    /// When it moved last: the wait for the response begins then.
+    pub fn moved(&self) -> Instant {
+        self.begun + Duration::from_micros(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is the client that everybody waits for.
+    pub fn starves(&self) -> bool {
+        self.starves.load(Ordering::Relaxed)
+    }
+
+    /// A frame passes, or the end.
+    pub(super) fn moves(&self) {
+        self.moved.store(self.begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.starves.store(false, Ordering::Relaxed);
     }
 
     /// Whether a streamed body has not been read to its end: the client may still be sending.
@@ -194,11 +217,13 @@ impl Streamed {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                self.progress.starves.store(true, Ordering::Relaxed);
                 ready!(self.idle.poll_expired(cx));
                 return Poll::Ready(Some(Err(self.fail(BodyError::Idle))));
             }
         };
         self.idle.rest();
+        self.progress.moves();
         if frame.is_none() && is_cut_short(&self.incoming, self.version) {
             return Poll::Ready(Some(Err(self.fail(BodyError::Gone))));
         }
@@ -222,7 +247,6 @@ impl Streamed {
             None => None,
             Some(Err(error)) => Some(Err(self.fail(BodyError::of(&error)))),
             Some(Ok(mut frame)) => {
-                self.progress.frames.fetch_add(1, Ordering::Relaxed);
                 if let Some(data) = frame.data_ref() {
                     let length = data.len() as u64;
                     self.progress.bytes.fetch_add(length, Ordering::Relaxed);

@@ -345,7 +345,7 @@ fn is_final(response: &Response<Incoming>) -> bool {
     (200..600).contains(&status.as_u16()) && is_empty
 }
 
-/// Waits for the head; the clock starts over as long as the request's body still moves.
+/// Waits for the head, for so long since the request went out or its body moved last.
 async fn wait_for_head<T>(
     mut answer: Pin<&mut impl Future<Output = T>>,
     interims: Option<&Interims>,
@@ -353,8 +353,6 @@ async fn wait_for_head<T>(
     Forwarding { since, response: limit, aside, .. }: Forwarding<'_>,
 ) -> Result<T, UpstreamError> {
     let told = aside.zip(interims);
-    let frames = || progress.map_or(0, |progress| progress.frames());
-    let mut seen = frames();
     let mut timer = pin!(sleep_until(deadline(since, limit)));
     loop {
         tokio::select! {
@@ -369,11 +367,17 @@ async fn wait_for_head<T>(
                 return Ok(answered);
             }
             () = &mut timer => {
-                if frames() == seen {
+                let now = Instant::now();
+                let end = match progress {
+                    None => return Err(UpstreamError::Timeout),
+                    // Nobody can answer who waits for the rest of the question; the body has a limit of its own.
+                    Some(progress) if progress.starves() => deadline(now, limit),
+                    Some(progress) => deadline(progress.moved().max(since), limit),
+                };
+                if end <= now {
                     return Err(UpstreamError::Timeout);
                 }
-                seen = frames();
-                timer.as_mut().reset(deadline(Instant::now(), limit));
+                timer.as_mut().reset(end);
             }
             // Last: an upstream that never stops must not keep the timer from being looked at.
             (aside, interim) = next_interim(told) => aside.say(interim).await,
@@ -391,5 +395,43 @@ async fn next_interim<'a>(told: Option<(&'a Aside, &Interims)>) -> (&'a Aside, V
 impl std::fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.targets.iter().map(|target| &target.cluster.config.name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Seconds until the wait for a head that never comes is over.
+    async fn waited(progress: Option<&Arc<Progress>>) -> u64 {
+        let since = Instant::now();
+        let limit = Duration::from_secs(10);
+        let limits = Forwarding { since, response: limit, idle: limit, upgrade: false, aside: None };
+        let answer = wait_for_head(pin!(pending::<()>()), None, progress, limits).await;
+        assert!(matches!(answer, Err(UpstreamError::Timeout)));
+        since.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_head_begins_when_the_body_has_moved_last() {
+        assert_eq!(waited(None).await, 10);
+        let progress = Arc::<Progress>::default();
+        assert_eq!(waited(Some(&progress)).await, 10);
+        let progress = Arc::<Progress>::default();
+        progress.moves();
+        assert_eq!(waited(Some(&progress)).await, 10, "sent at once");
+        let progress = Arc::<Progress>::default();
+        let moving = progress.clone();
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                sleep(Duration::from_secs(4)).await;
+                moving.moves();
+            }
+        });
+        assert_eq!(waited(Some(&progress)).await, 22, "moved last after twelve");
     }
 }

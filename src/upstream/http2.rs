@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -261,8 +261,9 @@ fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
     error.source().and_then(|cause| cause.downcast_ref())
 }
 
-/// Absolute, with the Host as the authority (RFC 9113 section 8.3.1).
+/// Absolute, with the Host as the authority (RFC 9113 section 8.3.1); nothing that concerns a connection of HTTP/1 (section 8.2.2).
 fn address(request: &mut Request<RequestBody>, scheme: &Scheme) {
+    request.headers_mut().remove(CONNECTION);
     let host = request.headers_mut().remove(HOST);
     let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = http::uri::Parts::default();

@@ -89,6 +89,8 @@ impl Frame {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reason {
+    /// NO_ERROR
+    Done = 0,
     /// PROTOCOL_ERROR
     Malformed = 1,
     /// FLOW_CONTROL_ERROR

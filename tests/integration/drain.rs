@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::support::http2::{GOAWAY, Http2};
 use super::support::{Gateway, Key, Load, Scripted, Stand, eventually, seconds, sized, statuses};
 
 const BASE: &str = "/api/v1/api-keys";
@@ -101,6 +102,47 @@ fn an_answer_during_the_drain_says_that_it_is_the_last_one_and_an_idle_connectio
     let ended = { gateway.process }.wait();
     assert_eq!(ended.code, Some(0));
     assert!(!ended.stderr.contains("drain.timeout is over"), "{}", ended.stderr);
+}
+
+/// What a client that is far away would lose: it has not heard of the end when it sends its request.
+#[test]
+fn a_client_of_http2_that_has_not_heard_yet_is_served_and_then_told_what_was_its_last_request() {
+    let mut stand = Stand::new().section("drain: { timeout: 3s }").start();
+    let key = stand.key().create();
+    let mut client = Http2::open(stand.gateway.public);
+    client.is_attentive = false;
+    client.get("/echo/x", &key).expect(200);
+    // For longer than an idle connection has once its gateway drains.
+    std::thread::sleep(Duration::from_millis(1600));
+    stand.gateway.process.terminate();
+    let told = |client: &mut Http2| loop {
+        let frame = client.next().expect("GOAWAY");
+        if frame.kind == GOAWAY {
+            return frame.payload;
+        }
+    };
+    assert_eq!(told(&mut client), [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    std::thread::sleep(Duration::from_millis(600));
+    client.get("/echo/x", &key).expect(200);
+    assert_eq!(told(&mut client), [0, 0, 0, 3, 0, 0, 0, 0]);
+    while client.next().is_some() {}
+    drop(client);
+    let ended = stand.gateway.process.wait();
+    assert!(ended.code == Some(0) && !ended.stderr.contains("closing what is left"), "{ended:?}");
+}
+
+#[test]
+fn a_client_of_http2_that_has_heard_need_not_wait() {
+    let mut stand = Stand::new().section("drain: { timeout: 60s }").start();
+    let key = stand.key().create();
+    let mut client = Http2::open(stand.gateway.public);
+    client.get("/echo/x", &key).expect(200);
+    let begun = Instant::now();
+    stand.gateway.process.terminate();
+    assert_eq!(client.last_word(), Some(0));
+    // It keeps its end open.
+    assert_eq!(stand.gateway.process.wait().code, Some(0));
+    assert!(begun.elapsed() < Duration::from_millis(1900), "{:?}", begun.elapsed());
 }
 
 #[test]

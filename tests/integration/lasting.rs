@@ -148,3 +148,19 @@ fn a_long_poll_is_answered_after_its_wait_and_one_whose_client_leaves_frees_its_
     let usage = stand.usage(&key);
     assert_eq!((&usage["by_status"]["2xx"], &usage["by_status"]["client_gone"]), (&1.into(), &1.into()), "{usage}");
 }
+
+#[test]
+fn a_long_poll_whose_key_goes_while_it_waits_gets_a_refusal_for_an_answer() {
+    let upstream = Scripted::start(|wire| {
+        while wire.request().is_some() {
+            std::thread::sleep(Duration::from_millis(1500));
+            wire.send(FINAL);
+        }
+    });
+    let stand = Stand::new().upstream(upstream.address).start();
+    let key = stand.key().create();
+    let mut polling = stand.get("/echo/waits").bearer(&key).start();
+    eventually("it waits", SOON, || upstream.requests().len() == 1);
+    stand.cli(&["keys", "delete", &key.id]).expect_success();
+    polling.response("GET").expect_refusal(401, "invalid_key");
+}

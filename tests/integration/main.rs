@@ -70,6 +70,7 @@ mod support;
 mod take_over;
 mod tls;
 mod trusted_proxies;
+mod unread_log;
 mod upgrades;
 mod upstream_http2;
 mod upstream_http2_answers;

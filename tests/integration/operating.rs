@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::support::http2::{ACK, Http2, PING};
 use super::support::{Connection, Process, Scripted, Stand, cli, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -308,4 +309,23 @@ routes: [ {{ match: GET /api/v1/models, scope: models:read }} ]
     let (demo, text) = started("demo-again");
     assert!(!text.contains("sm_live_"), "{text}");
     assert_eq!(demo.stop().code, Some(0));
+}
+
+#[test]
+fn what_a_client_makes_a_library_say_is_not_in_the_log_unless_it_is_asked_for() {
+    for (level, is_there) in [("info", false), ("debug", true)] {
+        let mut stand = Stand::new().section(&format!("log_level: {level}")).start();
+        let key = stand.key().create();
+        let mut client = Http2::open(stand.gateway.public);
+        for _ in 0..100 {
+            client.frame(PING, ACK, 0, &[7; 8]);
+        }
+        // Behind them, so they were looked at.
+        client.get("/echo/x", &key).expect(200);
+        drop(client);
+        stand.gateway.process.terminate();
+        let log = stand.gateway.process.wait().stderr;
+        assert!(log.contains(" serving "), "{log}");
+        assert_eq!(log.contains("PING"), is_there, "{log}");
+    }
 }

@@ -128,6 +128,11 @@ fn a_client_that_says_no_more_gets_its_answer_and_then_the_end() {
     let slow = get.replace("/x", "/slow");
     let post = "POST /public/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     let chunks = "POST /public/slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    // Not granted: the answer is as any other.
+    let upgrade = slow.replace("\r\n\r\n", "\r\nUpgrade: h2c\r\n\r\n");
+    let websocket = "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let websocket = slow.replace("\r\n\r\n", websocket);
     for (bytes, answers) in [
         (get.to_owned(), 1),
         (slow.clone(), 1),
@@ -135,6 +140,9 @@ fn a_client_that_says_no_more_gets_its_answer_and_then_the_end() {
         (chunks.to_owned(), 1),
         (format!("{get}{slow}"), 2),
         (format!("{slow}{get}{post}"), 3),
+        (upgrade.clone(), 1),
+        (websocket.clone(), 1),
+        (format!("{upgrade}{websocket}{slow}"), 3),
         ("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 1),
     ] {
         let mut connection = stand.connect();

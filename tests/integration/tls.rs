@@ -54,6 +54,12 @@ fn both_versions_of_tls_and_both_of_http_are_served() {
             "{answer}"
         );
     }
+    // Either scheme, in the absolute form: what it asks to have secured is.
+    for scheme in ["https", "http"] {
+        let target = format!("{scheme}://localhost/nowhere");
+        let answer = TlsClient::new(&certificates.ca).ask(stand.gateway.public, &REQUEST.replace("/nowhere", &target));
+        assert!(answer.unwrap().starts_with("HTTP/1.1 404"), "{target}");
+    }
     // A client that knows no ALPN speaks HTTP/1; one that wants something else alone is told so.
     let client = TlsClient::new(&certificates.ca);
     assert_eq!(client.connect(stand.gateway.public, &[]).unwrap().alpn(), None);

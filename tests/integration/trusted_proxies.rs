@@ -105,6 +105,15 @@ fn the_fields_of_a_trusted_proxy_are_added_to_and_those_of_anybody_else_are_set_
 }
 
 #[test]
+fn a_trusted_proxy_may_ask_for_a_target_of_https_and_nobody_else_where_no_tls_is() {
+    let ask = |stand: &Stand| stand.request("GET", "https://gateway.example/echo/x").send();
+    ask(&behind_a_proxy()).expect_status(200);
+    for elsewhere in [layout().start(), layout().listener("trusted_proxies: [10.0.0.0/8]").start()] {
+        ask(&elsewhere).expect_refusal(400, "bad_request");
+    }
+}
+
+#[test]
 fn an_event_says_from_where_the_client_came_and_not_which_proxy_passed_it_on() {
     let stand = behind_a_proxy();
     let key = stand.key().scope("api-keys:write").scope("api-keys:read").create();

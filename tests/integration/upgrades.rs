@@ -19,13 +19,14 @@ fn a_websocket_passes_with_what_was_sent_early_on_both_sides() {
         assert_eq!(request.all("connection"), ["Upgrade"]);
         assert_eq!(request.all("upgrade"), ["websocket"]);
         assert_eq!(request.all("sec-websocket-key"), [WS_KEY]);
+        assert!(request.all("te").is_empty(), "for which Connection would have to name it");
         // The first frame right behind the head, in one segment.
         wire.send([AGREED.as_bytes(), b"hello"].concat());
         parrot(wire);
     });
     let (stand, key) = before(&upstream);
     let mut connection = stand.connect();
-    let request = websocket(stand.get("/echo/x").bearer(&key)).bytes();
+    let request = websocket(stand.get("/echo/x").bearer(&key).header("TE", "trailers")).bytes();
     connection.send([&request[..], b"GET /echo/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
     let head = connection.head();
     assert_eq!(head.status, 101);
@@ -130,6 +131,8 @@ fn a_101_that_agrees_to_nothing_that_was_asked_is_a_502_and_no_tunnel() {
         ("no Connection", swap("Connection: Upgrade\r\n", "")),
         ("two proofs", swap("\r\n\r\n", &format!("\r\nSec-WebSocket-Accept: {PROOF}\r\n\r\n"))),
         ("a length", swap("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello")),
+        ("an extension", swap("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n")),
+        ("a subprotocol", swap("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\n\r\n")),
     ] {
         let (ended, was_ended) = mpsc::channel();
         let ended = Mutex::new(ended);
@@ -146,6 +149,28 @@ fn a_101_that_agrees_to_nothing_that_was_asked_is_a_502_and_no_tunnel() {
         // The client's is, and it still speaks HTTP.
         stand.get("/nowhere").on(&mut connection).expect_refusal(404, "route_not_found");
     }
+}
+
+#[test]
+fn what_was_offered_may_be_agreed_upon() {
+    let chosen = "\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Extensions: permessage-deflate; x=1\r\n\r\n";
+    let upstream = Scripted::start(move |wire| {
+        if wire.request().is_some() {
+            wire.send(AGREED.replace("\r\n\r\n", chosen));
+            parrot(wire);
+        }
+    });
+    let (stand, key) = before(&upstream);
+    let offer = |protocols: &str| {
+        let request = websocket(stand.get("/echo/x").bearer(&key)).header("Sec-WebSocket-Protocol", protocols);
+        request.header("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
+    };
+    let mut tunnel = offer("v2, chat").start();
+    let head = tunnel.head();
+    assert_eq!((head.status, head.all("sec-websocket-protocol")), (101, vec!["chat"]));
+    assert_eq!(head.all("sec-websocket-extensions"), ["permessage-deflate; x=1"]);
+    is_alive(&mut tunnel);
+    offer("v2").send().expect_refusal(502, "upstream_unreachable");
 }
 
 #[test]
@@ -210,6 +235,8 @@ fn what_is_no_websocket_goes_on_without_upgrade_and_a_malformed_one_is_refused()
     let answer = with("Sec-WebSocket-Version", "1777").send().expect_refusal(426, "websocket_version");
     assert_eq!(answer.header("sec-websocket-version"), Some("13"));
     assert_eq!(answer.header("upgrade"), Some("websocket"));
+    let twice = websocket(stand.get("/echo/x").bearer(&key)).header("Sec-WebSocket-Version", "13");
+    twice.send().expect_refusal(400, "bad_request");
     assert_eq!(upstream.requests().len(), forwarded, "refused before the backend");
 }
 

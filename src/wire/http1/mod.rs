@@ -17,7 +17,7 @@ mod tests;
 
 pub use answer::{Answers, Exchange, MAX_HEAD, MAX_INTERIM};
 pub use gate::{Body, Gate, Messages, Standing};
-pub use request::{Refused, RequestLimits, Requests};
+pub use request::{Refused, RequestLimits, Requests, check_path_and_query};
 
 use super::{is_field_octet, is_field_value, is_token, table};
 use crate::policy::rejection::Rejection;

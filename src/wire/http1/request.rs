@@ -18,11 +18,10 @@ const TARGET: usize = u16::MAX as usize - 1;
 /// How much of the path of a refused request is shown.
 const SHOWN_PATH: usize = 1024;
 
-/// Visible ASCII but for the octets that no path, or no query, of a request has ever needed raw (RFC 3986 section 3).
+/// What may stand raw in a path, and behind the `?` as well (RFC 3986 section 3): of those that it does not allow only the ones
+/// that many clients send all the same, ``[ ] ^ { | }``.
 const PATH: [bool; 256] =
-    table(b"!\"$%&'()*+,-./0123456789:;=@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_abcdefghijklmnopqrstuvwxyz{|}~");
-const QUERY: [bool; 256] =
-    table(b"!$%&'()*+,-./0123456789:;=?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~");
+    table(b"!$%&'()*+,-./0123456789:;=@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]^_abcdefghijklmnopqrstuvwxyz{|}~");
 
 /// `limits` of the configuration, as far as they concern a head.
 #[derive(Debug, Clone, Copy)]
@@ -233,11 +232,12 @@ fn split_absolute(target: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     Ok(rest.split_at(end))
 }
 
-fn check_path_and_query(target: &[u8]) -> Result<(), Fault> {
+/// Whether there is nothing in a path and its query that must not stand there raw.
+pub fn check_path_and_query(target: &[u8]) -> Result<(), Fault> {
     let path = target.iter().position(|byte| !PATH[*byte as usize]).unwrap_or(target.len());
     let bad = match target[path..].split_first() {
         None => return Ok(()),
-        Some((b'?', query)) => query.iter().find(|byte| !QUERY[**byte as usize]),
+        Some((b'?', query)) => query.iter().find(|byte| !PATH[**byte as usize] && **byte != b'?'),
         Some((other, _)) => Some(other),
     };
     match bad {

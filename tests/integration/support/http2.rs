@@ -36,6 +36,8 @@ pub(crate) struct Http2 {
     ahead: Vec<u8>,
     decoder: Decoder,
     next_stream: u32,
+    /// Whether it answers a PING.
+    pub(crate) is_attentive: bool,
 }
 
 /// A frame as it came.
@@ -126,7 +128,8 @@ impl Http2 {
 
     /// Sends the preface and settings: no table, no push, room for whatever comes.
     pub(crate) fn on(transport: Transport) -> Self {
-        let mut this = Self { transport, ahead: Vec::new(), decoder: Decoder::new(0), next_stream: 1 };
+        let mut this =
+            Self { transport, ahead: Vec::new(), decoder: Decoder::new(0), next_stream: 1, is_attentive: true };
         let settings = [[0, 1, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0], [0, 4, 0x7f, 0xff, 0xff, 0xff]].concat();
         this.send([PREFACE.to_vec(), frame(SETTINGS, 0, 0, &settings)].concat());
         this.frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]);
@@ -208,7 +211,7 @@ impl Http2 {
         let found = Frame { kind: octets[3], flags: octets[4], stream, payload: octets[9..].to_vec() };
         match found.kind {
             SETTINGS if found.flags & ACK == 0 => self.frame(SETTINGS, ACK, 0, &[]),
-            PING if found.flags & ACK == 0 => self.frame(PING, ACK, 0, &found.payload),
+            PING if found.flags & ACK == 0 && self.is_attentive => self.frame(PING, ACK, 0, &found.payload),
             _ => {}
         }
         Some(found)

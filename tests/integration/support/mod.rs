@@ -33,7 +33,7 @@ pub(crate) use http2_backend::{Exchange, Http2Wire};
 pub(crate) use key::Key;
 pub(crate) use load::{Load, Running, Shot, count, percentile, print_seconds, statuses};
 pub(crate) use long::{PATIENCE, is_long, seconds, sized};
-pub(crate) use process::{Finished, Process};
+pub(crate) use process::{Finished, Process, command};
 pub(crate) use request::Request;
 pub(crate) use stand::{Gateway, Layout, Stand, before, cli};
 pub(crate) use tally::Tally;

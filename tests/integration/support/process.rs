@@ -164,7 +164,7 @@ pub(crate) fn run(arguments: &[&str], stdin: Option<&[u8]>) -> Finished {
     Finished { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-fn command(arguments: &[&str]) -> Command {
+pub(crate) fn command(arguments: &[&str]) -> Command {
     // Another build of it, for figures: `target/release/seeme-gateway`.
     let named = std::env::var_os("SEEME_TEST_GATEWAY_BIN");
     let mut command = Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_seeme-gateway").into()));

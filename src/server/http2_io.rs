@@ -59,7 +59,7 @@ impl Judge for Requests {
     }
 
     fn end(&mut self, frame: Frame, is_unsound: bool) -> Result<bool, Reason> {
-        let may_pass = self.heads.end(frame, is_unsound);
+        let may_pass = self.heads.end(frame, is_unsound)?;
         if let Some(target) = self.heads.odd_target() {
             self.conn.found_malformed(target);
         }

@@ -341,7 +341,8 @@ impl UpstreamBody {
         lease: Lease,
         progress: Option<Arc<Progress>>,
     ) -> Result<Self, BodyError> {
-        let (version, contentless) = (head.version, head.status == StatusCode::RESET_CONTENT);
+        let (version, contentless) =
+            (head.version, matches!(head.status, StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED));
         let first = First::of(&mut incoming, version)?;
         if contentless && first.as_ref().is_some_and(|first| first.length() > 0) {
             return Err(BodyError::Broken);

@@ -205,7 +205,7 @@ impl Upstreams {
                 Ok(found) => found,
                 Err(error) => return failed(error, Failure::Unsent, Some(request)),
             };
-            let answer = pin!(lease.sender().send(request, sending.again.is_some()));
+            let answer = pin!(lease.sender().send(request, sending.again.is_some(), sending.limits.aside.is_some()));
             let interims = lease.sender().interims();
             let answer = match wait_for_head(answer, interims, sending.progress, sending.limits).await {
                 Ok(answer) => answer,

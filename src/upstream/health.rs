@@ -52,6 +52,6 @@ async fn probe(cluster: &Arc<Cluster>, peer: &Arc<Peer>, check: &HealthCheck) ->
     request.headers_mut().insert(HOST, cluster.probe_host(peer));
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("seeme-gateway-health-check"));
     cluster.set_own_fields(&mut request);
-    let response = connected.alone().send(request, false).await.ok()?;
+    let response = connected.alone().send(request, false, false).await.ok()?;
     Some(response.status().as_u16())
 }

@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 
 use super::UpstreamError;
 use super::body::RequestBody;
+use super::interim::Interims;
 use super::sender::Unanswered;
 use super::sifted::Http2Io;
 use super::socket::Socket;
@@ -68,11 +69,15 @@ impl Drop for Connection {
 }
 
 /// Room for one exchange on a connection.
-pub(super) struct Slot(Arc<Connection>);
+pub(super) struct Slot {
+    connection: Arc<Connection>,
+    /// Those of the answer, where the client can be told.
+    interims: Option<Interims>,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.connection.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -171,26 +176,34 @@ impl Slot {
     fn take(connection: &Arc<Connection>) -> Self {
         connection.taken.fetch_add(1, Ordering::Relaxed);
         connection.idle_rounds.store(0, Ordering::Relaxed);
-        Self(connection.clone())
+        Self { connection: connection.clone(), interims: None }
     }
 
     pub(super) fn is_usable(&self) -> bool {
-        self.0.is_usable()
+        self.connection.is_usable()
+    }
+
+    pub(super) const fn interims(&self) -> Option<&Interims> {
+        self.interims.as_ref()
     }
 
     /// Sends it; gives it back when the peer has not begun to process it. `keep`: should the connection be lost, it may have to go
-    /// out again.
+    /// out again. `tell`: its client can be told of interim answers.
     pub(super) fn send(
-        &self,
+        &mut self,
         request: Request<RequestBody>,
         keep: bool,
+        tell: bool,
     ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + use<> {
-        exchange(self.0.clone(), request, keep)
+        self.interims = tell.then(Interims::default);
+        let asked = Asked::new(&self.connection.traffic, self.interims.clone());
+        exchange(self.connection.clone(), asked, request, keep)
     }
 }
 
 async fn exchange(
     connection: Arc<Connection>,
+    asked: Asked,
     mut request: Request<RequestBody>,
     keep: bool,
 ) -> Result<Response<Incoming>, Unanswered> {
@@ -198,7 +211,6 @@ async fn exchange(
     let body = request.body().again();
     let head = (keep || body.is_some()).then(|| head(&request));
     address(&mut request, &connection.scheme);
-    let asked = Asked::new(&connection.traffic);
     let request = request.map(|body| asked.numbered(body));
     let mut failed = match connection.sender.clone().try_send_request(request).await {
         Ok(response) => return Ok(response),

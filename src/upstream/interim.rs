@@ -1,8 +1,8 @@
 //! Interim responses (RFC 9110 section 15.2): found among what an upstream sends, and said to a client before the final answer.
 //!
 //! hyper skips them on one side and has no words for them on the other; its call-back costs every request four allocations, for
-//! what one in a million has. So the octets are looked at where the socket hands them on ([`super::gather`]): one comparison for the
-//! usual answer. How many may come the gate there has judged. A 100 is not passed on, because the gateway has answered the
+//! what one in a million has; over HTTP/2 it has none. So the octets are looked at where the socket hands them on ([`super::gather`],
+//! [`super::sifted`]): one comparison for the usual answer. How many may come the gate there has judged. A 100 is not passed on, because the gateway has answered the
 //! client's expectation itself, and a 101 is final.
 
 use std::future::poll_fn;
@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::policy::headers::for_interim;
+use crate::wire::answers::Field;
 
 /// Heads that wait for a client to take the ones before; what comes on top of them is not passed on.
 const QUEUE: usize = 16;
@@ -140,10 +141,27 @@ impl Interims {
         };
         self.0.place.store(place, Ordering::Relaxed);
         if !found.heads.is_empty() {
-            self.0.any.store(true, Ordering::Release);
-            if let Some(waiting) = found.waiting.take() {
-                waiting.wake();
-            }
+            self.announce(&mut found);
+        }
+    }
+
+    /// One of an exchange over HTTP/2, as its fields were decoded.
+    pub(super) fn tell(&self, status: u16, fields: &[Field]) {
+        let status = StatusCode::from_u16(status).ok();
+        let fields = fields.iter().map(|(name, value)| (&**name, &**value));
+        let head = status.and_then(|status| passed_on(status, fields)).filter(|head| head.len() <= MAX_HEAD);
+        let mut found = self.lock();
+        if let Some(head) = head.filter(|_| found.heads.len() < QUEUE) {
+            found.heads.push(head);
+            self.announce(&mut found);
+        }
+    }
+
+    /// Something waits.
+    fn announce(&self, found: &mut Found) {
+        self.0.any.store(true, Ordering::Release);
+        if let Some(waiting) = found.waiting.take() {
+            waiting.wake();
         }
     }
 
@@ -172,16 +190,20 @@ fn interim_head(octets: &[u8]) -> Result<Option<Whole>, Final> {
         StatusCode::SWITCHING_PROTOCOLS => Err(Final),
         StatusCode::CONTINUE => Ok(Some(Whole { length, passed: None })),
         _ => {
-            let mut headers = HeaderMap::new();
-            for field in head.headers.iter() {
-                let (name, value) =
-                    (HeaderName::from_bytes(field.name.as_bytes()), HeaderValue::from_bytes(field.value));
-                headers.append(name.map_err(|_| Final)?, value.map_err(|_| Final)?);
-            }
-            for_interim(&mut headers);
-            Ok(Some(Whole { length, passed: Some(written(status, &headers)) }))
+            let fields = head.headers.iter().map(|field| (field.name.as_bytes(), field.value));
+            Ok(Some(Whole { length, passed: Some(passed_on(status, fields).ok_or(Final)?) }))
         }
     }
+}
+
+/// What goes to the client; `None`: no field can be like that.
+fn passed_on<'a>(status: StatusCode, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<Vec<u8>> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+    }
+    for_interim(&mut headers);
+    Some(written(status, &headers))
 }
 
 fn written(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {

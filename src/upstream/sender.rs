@@ -103,15 +103,17 @@ impl Sender {
     pub(super) fn interims(&self) -> Option<&Interims> {
         match self {
             Self::Http1(http1) => Some(&http1.interims),
-            Self::Http2(_) => None,
+            Self::Http2(slot) => slot.interims(),
         }
     }
 
     /// Sends a request and waits for the head of its answer. `keep`: should it be lost, it may have to go out [`again`](Self::again).
+    /// `tell`: its client can be told of what comes [before](Self::interims) the answer.
     pub(super) fn send(
         &mut self,
         mut request: Request<RequestBody>,
         keep: bool,
+        tell: bool,
     ) -> impl Future<Output = Result<Response<Incoming>, Lost>> + use<> {
         let waiting = match self {
             Self::Http1(http1) => {
@@ -128,7 +130,7 @@ impl Sender {
                 Waiting::Http1(http1.sender.try_send_request(request))
             }
             // Boxed: large, and of no use to the other.
-            Self::Http2(slot) => Waiting::Http2(Box::pin(slot.send(request, keep))),
+            Self::Http2(slot) => Waiting::Http2(Box::pin(slot.send(request, keep, tell))),
         };
         async {
             match waiting {

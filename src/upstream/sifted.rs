@@ -1,6 +1,7 @@
 //! HTTP/2 on a socket, sifted: what is read comes through a [`Sieve`], on both sides of the proxy.
 
 use std::io::{self, IoSlice};
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -79,6 +80,9 @@ impl AsyncRead for Http2Io {
         let read = ready!(poll_read_sifted(socket, sieve, &mut *answers, cx, buf));
         if buf.filled().len() == before {
             answers.lost(sieve.waiting());
+        }
+        if !answers.interims.is_empty() {
+            traffic.tell(take(&mut answers.interims));
         }
         let refused = read?;
         // Whoever waits has his turn when the library has read them.

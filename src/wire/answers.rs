@@ -5,8 +5,9 @@
 
 use rustc_hash::FxHashMap;
 
-use super::frames::{DATA, Frame, HEADERS, RST_STREAM, Reason, SETTINGS};
+use super::frames::{ACK, DATA, ENABLE_PUSH, Frame, HEADERS, RST_STREAM, Reason, SETTINGS};
 use super::http1::MAX_INTERIM;
+use super::is_length;
 use super::sieve::Judge;
 
 /// Heads on streams that have ended, between two that are answers. A few cross with a reset of ours.
@@ -32,9 +33,25 @@ pub enum Extent {
     Answered,
 }
 
+/// Name and value.
+pub type Field = (Box<[u8]>, Box<[u8]>);
+
+/// An interim answer, for whoever waits for the final one.
+#[derive(Debug)]
+pub struct Interim {
+    /// Of the exchange.
+    pub stream: u32,
+    /// 102 to 199.
+    pub status: u16,
+    /// As they came.
+    pub fields: Vec<Field>,
+}
+
 /// What the block under way has said.
 #[derive(Debug, Default)]
 struct Block {
+    /// Of an interim answer that is to be told.
+    fields: Vec<Field>,
     /// 0: nothing.
     status: u16,
     /// `Content-Length`, and whether it announces something.
@@ -50,6 +67,8 @@ pub struct Answers {
     last_asked: u32,
     strays: u32,
     block: Block,
+    /// Those that have come and were not taken yet, in their order.
+    pub interims: Vec<Interim>,
     /// Its settings have come: what it allows is known.
     pub is_greeted: bool,
 }
@@ -88,7 +107,7 @@ impl Answers {
 
     /// Whether it may come there; and where the answer is then, or that it has ended.
     fn advance(&self, at: At, ends: bool) -> Option<Option<At>> {
-        let Block { status, length, is_malformed } = self.block;
+        let Block { status, length, is_malformed, .. } = self.block;
         let next = match (at, status) {
             (At::Body, 0) => At::Body,
             (At::Body, _) | (_, 0 | 101) => return None,
@@ -109,6 +128,8 @@ impl Answers {
 impl Judge for Answers {
     fn frame(&mut self, frame: Frame) -> Result<(), Reason> {
         match frame.kind {
+            // RFC 9113 section 3.4.
+            kind if !self.is_greeted && (kind != SETTINGS || frame.flags & ACK != 0) => return Err(Reason::Malformed),
             RST_STREAM => drop(self.open.remove(&frame.stream)),
             DATA if frame.ends_stream() => drop(self.open.remove(&frame.stream)),
             SETTINGS => self.is_greeted = true,
@@ -117,12 +138,21 @@ impl Judge for Answers {
         Ok(())
     }
 
+    fn setting(&mut self, id: u16, value: u32) -> Result<(), Reason> {
+        // A server that wants to be pushed to (RFC 9113 section 6.5.2).
+        if id == ENABLE_PUSH && value != 0 { Err(Reason::Malformed) } else { Ok(()) }
+    }
+
     fn begin(&mut self, _: Frame) {
         self.block = Block::default();
     }
 
     fn field(&mut self, name: &[u8], value: &[u8]) {
         let block = &mut self.block;
+        // A 100 is for nobody: the client's expectation was answered before.
+        if (102..200).contains(&block.status) {
+            block.fields.push((name.into(), value.into()));
+        }
         match name {
             b":status" => match value {
                 [a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9'] if block.status == 0 => {
@@ -132,9 +162,8 @@ impl Judge for Answers {
             },
             [b':', ..] => block.is_malformed = true,
             b"content-length" => {
-                let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
                 let before = block.length.replace(value.iter().any(|digit| *digit != b'0'));
-                block.is_malformed |= before.is_some() || !is_number;
+                block.is_malformed |= before.is_some() || !is_length(value);
             }
             // A reader that trims would see another value (RFC 9113 section 8.2.1).
             _ => block.is_malformed |= matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t']),
@@ -149,6 +178,12 @@ impl Judge for Answers {
             return if self.strays > MAX_STRAYS { Err(Reason::TooMuch) } else { Ok(true) };
         };
         let next = self.advance(at, frame.ends_stream());
+        if let Some(Some(At::Head(_))) = next
+            && self.block.status > 100
+        {
+            let (status, fields) = (self.block.status, std::mem::take(&mut self.block.fields));
+            self.interims.push(Interim { stream: frame.stream, status, fields });
+        }
         match next.flatten() {
             Some(next) => drop(self.open.insert(frame.stream, next)),
             None => drop(self.open.remove(&frame.stream)),
@@ -224,6 +259,19 @@ mod tests {
             assert_eq!(judged(&[&[(":status", "200")], trailers]), [true, false], "{trailers:?}");
         }
         assert!(!judged(&[&[(":status", "100"), ("content-length", "0")], &[]])[0]);
+    }
+
+    #[test]
+    fn an_upstream_begins_with_its_settings_and_does_not_ask_for_a_push() {
+        let frame = |kind, flags| Frame { length: 0, kind, flags, stream: 0 };
+        for first in [frame(SETTINGS, ACK), frame(HEADERS, 0), frame(DATA, 0), frame(0xfa, 0)] {
+            assert_eq!(Answers::default().frame(first), Err(Reason::Malformed), "{first:?}");
+        }
+        let mut answers = Answers::default();
+        assert_eq!(answers.frame(frame(SETTINGS, 0)), Ok(()));
+        assert_eq!(answers.frame(frame(SETTINGS, ACK)), Ok(()));
+        assert_eq!((answers.setting(2, 0), answers.setting(3, 1)), (Ok(()), Ok(())));
+        assert_eq!(answers.setting(2, 1), Err(Reason::Malformed));
     }
 
     #[test]

@@ -14,13 +14,26 @@ pub(super) const HEAD: usize = 9;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
+pub(super) const PRIORITY: u8 = 2;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 pub(super) const PUSH_PROMISE: u8 = 5;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
+/// Of SETTINGS.
+pub(super) const ACK: u8 = 1;
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
+
+/// The longest payload that a peer may send unless it is told otherwise.
+pub(super) const MAX_PAYLOAD: usize = 16_384;
+
+/// Settings (RFC 9113 section 6.5.2).
+pub(super) const ENABLE_PUSH: u16 = 2;
+pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 /// The head of a frame (RFC 9113 section 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +65,20 @@ impl Frame {
         self.flags & END_HEADERS != 0
     }
 
+    /// Its payload has a length that its kind may have (RFC 9113 sections 4.2 and 6).
+    pub(super) const fn is_sized(self) -> bool {
+        let length = self.length as usize;
+        match self.kind {
+            SETTINGS if self.flags & ACK != 0 => length == 0,
+            SETTINGS => length.is_multiple_of(6) && length <= MAX_PAYLOAD,
+            PRIORITY => length == 5,
+            RST_STREAM | WINDOW_UPDATE => length == 4,
+            PING => length == 8,
+            GOAWAY => length >= 8 && length <= MAX_PAYLOAD,
+            _ => length <= MAX_PAYLOAD,
+        }
+    }
+
     /// The frame ends its stream in its direction.
     pub const fn ends_stream(self) -> bool {
         matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
@@ -66,6 +93,8 @@ pub enum Reason {
     Done = 0,
     /// PROTOCOL_ERROR
     Malformed = 1,
+    /// FLOW_CONTROL_ERROR
+    FlowControl = 3,
     /// FRAME_SIZE_ERROR
     FrameSize = 6,
     /// COMPRESSION_ERROR

@@ -54,8 +54,12 @@ impl Decoder {
     /// Decodes one whole block; `on` is told of each field.
     pub fn decode(&mut self, block: &[u8], mut on: impl FnMut(&[u8], &[u8])) -> Result<Reading, Malformed> {
         let (mut rest, mut reading) = (block, Reading::default());
+        // In front of the fields: the smallest of the sizes in between, and the one that holds (RFC 7541 section 4.2).
+        let mut updates_left = 2_u32;
         while let Some(first) = rest.first() {
             let (start, mut written) = (block.len() - rest.len(), false);
+            let is_update = matches!(first, 0x20..0x40);
+            updates_left = if is_update { updates_left.checked_sub(1).ok_or(Malformed)? } else { 0 };
             match first {
                 0x80.. => {
                     let index = integer(&mut rest, 7)?;
@@ -308,9 +312,23 @@ mod tests {
 
     #[test]
     fn what_is_no_block_is_refused() {
-        for bad in ["80", "be", "ff ff ff ff ff ff", "00", "00 05 61", "44 81 00", "44 84 ff ff ff ff", "3f e2 ff 03"] {
+        for bad in [
+            "80",
+            "be",
+            "ff ff ff ff ff ff",
+            "00",
+            "00 05 61",
+            "44 81 00",
+            "44 84 ff ff ff ff",
+            "3f e2 ff 03",
+            "82 20",
+            "20 82 20",
+            "20 20 20 82",
+        ] {
             assert_eq!(decode(&mut Decoder::new(4096), bad), Err(Malformed), "{bad}");
         }
-        assert_eq!(decode(&mut Decoder::new(4096), "20 82"), Ok(vec![":method: GET".to_owned()]));
+        for good in ["20 82", "20 3f e1 1f 82"] {
+            assert_eq!(decode(&mut Decoder::new(4096), good), Ok(vec![":method: GET".to_owned()]), "{good}");
+        }
     }
 }

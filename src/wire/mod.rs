@@ -46,6 +46,11 @@ fn is_field_value(value: &[u8]) -> bool {
         && rest.iter().all(|byte| is_field_octet(*byte))
 }
 
+/// What `Content-Length` is (RFC 9110 section 8.6).
+fn is_length(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(u8::is_ascii_digit)
+}
+
 /// Not zero if any octet of the word is below a space or DEL ("Bit Twiddling Hacks", Determine if a word has a byte less than n).
 const fn controls_in(word: u64) -> u64 {
     const EACH: u64 = u64::from_ne_bytes([1; 8]);

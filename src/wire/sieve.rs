@@ -7,7 +7,10 @@
 
 use std::borrow::Cow;
 
-use super::frames::{CONTINUATION, END_HEADERS, END_STREAM, Frame, HEAD, HEADERS, PREFACE, PUSH_PROMISE, Reason};
+use super::frames::{
+    CONTINUATION, END_HEADERS, END_STREAM, Frame, HEAD, HEADERS, INITIAL_WINDOW_SIZE, MAX_PAYLOAD, PREFACE,
+    PUSH_PROMISE, Reason, SETTINGS,
+};
 use super::held::Held;
 use super::hpack::Decoder;
 
@@ -16,8 +19,8 @@ const PRIORITY: u8 = 0x20;
 
 /// The table that a peer may use unless it is told otherwise (RFC 9113 section 6.5.2).
 const TABLE: usize = 4096;
-/// The longest payload that a peer may send unless it is told otherwise.
-const MAX_PAYLOAD: usize = 16_384;
+/// The largest window of flow control (RFC 9113 section 6.9.1).
+const MAX_WINDOW: u32 = 0x7fff_ffff;
 /// A literal that no table keeps: `connection: x`. The library refuses a stream that has it (RFC 9113 section 8.2.2).
 const REFUSED: &[u8] = b"\0\x0aconnection\x01x";
 
@@ -25,6 +28,10 @@ const REFUSED: &[u8] = b"\0\x0aconnection\x01x";
 pub trait Judge {
     /// A frame; one that carries fields when it is complete, others when their head is.
     fn frame(&mut self, frame: Frame) -> Result<(), Reason>;
+    /// A setting; those of a frame follow it.
+    fn setting(&mut self, _id: u16, _value: u32) -> Result<(), Reason> {
+        Ok(())
+    }
     /// A field block begins with this frame.
     fn begin(&mut self, frame: Frame);
     /// A field of it.
@@ -138,8 +145,14 @@ impl Sieve {
                 }
                 // Nobody may push here, and its fields would be missing from the table.
                 CONTINUATION | PUSH_PROMISE => return Err(Reason::Malformed),
-                _ => {
+                _ if !frame.is_sized() => return Err(Reason::FrameSize),
+                // As a whole: what they say is looked at.
+                SETTINGS if rest.len() < HEAD + frame.length as usize => return Ok((at, None)),
+                kind => {
                     judge.frame(frame)?;
+                    if kind == SETTINGS {
+                        judge_settings(&rest[HEAD..HEAD + frame.length as usize], judge)?;
+                    }
                     (at, self.left) = (at + HEAD, frame.length as usize);
                 }
             }
@@ -152,7 +165,7 @@ impl Sieve {
             if self.walked > 0 && (frame.kind, frame.stream) != (CONTINUATION, first.stream) {
                 return Err(Reason::Malformed);
             }
-            if frame.length as usize > MAX_PAYLOAD {
+            if !frame.is_sized() {
                 return Err(Reason::FrameSize);
             }
             let end = self.walked + HEAD + frame.length as usize;
@@ -185,6 +198,19 @@ impl Sieve {
         }
         Ok(Some(in_frames(&block, first)))
     }
+}
+
+/// What the library would call by another name (RFC 9113 section 6.5.2), and what the judge has to say.
+fn judge_settings(payload: &[u8], judge: &mut impl Judge) -> Result<(), Reason> {
+    for setting in payload.as_chunks().0 {
+        let [i, d, v, a, l, u] = *setting;
+        let (id, value) = (u16::from_be_bytes([i, d]), u32::from_be_bytes([v, a, l, u]));
+        if id == INITIAL_WINDOW_SIZE && value > MAX_WINDOW {
+            return Err(Reason::FlowControl);
+        }
+        judge.setting(id, value)?;
+    }
+    Ok(())
 }
 
 /// The block that these frames carry.

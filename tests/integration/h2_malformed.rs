@@ -1,14 +1,18 @@
 //! A field that is malformed on its octets is an error of its stream and of nothing else (RFC 9113 section 8.1.1).
 
 use super::support::http2::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, End, HEADERS, Http2, block, frame, get, request,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, Http2, PING, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, block, frame, get, request,
 };
 use super::support::{Key, Scripted, Stand};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
 
-const MALFORMED: [(&str, &str); 14] = [
+const MALFORMED: [(&str, &str); 15] = [
     ("X-Upper", "a"),
     ("x a", "b"),
     ("x:a", "b"),
@@ -23,6 +27,7 @@ const MALFORMED: [(&str, &str); 14] = [
     ("x-a", "\u{7f}"),
     (":status", "a"),
     (":unknown", "a"),
+    ("content-length", ""),
 ];
 
 fn before() -> (Scripted, Stand, Key, String) {
@@ -88,6 +93,34 @@ fn the_tables_of_both_sides_stay_in_step_behind_a_malformed_field() {
         let fourth = client.start_block(&[block(&get("/echo/x")), vec![0xc1, 0xbf]].concat(), true);
         assert_eq!(client.answer(fourth).end, End::Reset(PROTOCOL_ERROR), "{field:?}");
     }
+}
+
+#[test]
+fn a_connection_is_ended_with_the_code_of_its_error() {
+    let (upstream, stand, _key, bearer) = before();
+    let mut fields = get("/echo/x");
+    fields.push(("authorization", &bearer));
+    let head = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&fields));
+    for (octets, code) in [
+        (head(3), PROTOCOL_ERROR),
+        (head(1), PROTOCOL_ERROR),
+        (frame(SETTINGS, 0, 0, &[0; 5]), FRAME_SIZE_ERROR),
+        (frame(SETTINGS, ACK, 0, &[0; 6]), FRAME_SIZE_ERROR),
+        (frame(PING, 0, 0, &[0; 7]), FRAME_SIZE_ERROR),
+        (frame(RST_STREAM, 0, 3, &[0; 5]), FRAME_SIZE_ERROR),
+        (frame(WINDOW_UPDATE, 0, 0, &[0; 3]), FRAME_SIZE_ERROR),
+        (frame(GOAWAY, 0, 0, &[0; 7]), FRAME_SIZE_ERROR),
+        (frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]), FLOW_CONTROL_ERROR),
+        (frame(HEADERS, END_HEADERS, 5, &[&block(&fields)[..], &[0x20]].concat()), COMPRESSION_ERROR),
+        (frame(HEADERS, END_HEADERS, 5, &[0x20, 0x20, 0x20, 0x82]), COMPRESSION_ERROR),
+    ] {
+        let mut client = Http2::open(stand.gateway.public);
+        client.send(head(3));
+        client.answer(3).expect(200);
+        client.send(&octets);
+        assert_eq!(client.last_word(), Some(code), "{octets:?}");
+    }
+    assert_eq!(upstream.requests().len(), 11);
 }
 
 #[test]

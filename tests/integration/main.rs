@@ -74,6 +74,7 @@ mod unread_log;
 mod upgrades;
 mod upstream_http2;
 mod upstream_http2_answers;
+mod upstream_http2_interim;
 mod upstream_http2_lost;
 mod upstream_tls;
 mod upstreams;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use super::support::http2::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, Http2, RST_STREAM, block, frame, get, literal,
-    request,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, Http2, PING, RST_STREAM, SETTINGS, block,
+    frame, get, literal, request,
 };
 use super::support::{Http2Wire, Key, Scripted, Stand};
 
@@ -346,6 +346,28 @@ fn an_upstream_connection_that_cannot_be_followed_is_cut_and_its_requests_are_50
     for path in ["/echo/table", "/echo/push", "/echo/no_head", "/echo/stray", "/echo/endless"] {
         stand.get(path).bearer(&key).send().expect_refusal(502, "upstream_unreachable");
         assert_eq!(stand.get("/echo/x").bearer(&key).send().expect_status(200).text(), "ok", "{path}");
+    }
+}
+
+#[test]
+fn an_upstream_that_does_not_begin_with_its_settings_or_wants_a_push_is_502() {
+    let first: [&[u8]; 4] = [
+        &frame(SETTINGS, ACK, 0, &[]),
+        &frame(PING, 0, 0, &[0; 8]),
+        &frame(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 1]),
+        &frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]),
+    ];
+    for first in first {
+        let octets = [first, &frame(SETTINGS, 0, 0, &[])].concat();
+        let upstream = Scripted::start(move |wire| {
+            wire.send(&octets);
+            let Some(mut peer) = Http2Wire::accept(wire, &[]) else { return };
+            while let Some((stream, _)) = peer.request() {
+                peer.answer(stream, &[(":status", "200")], b"ok");
+            }
+        });
+        let (stand, key) = before(&upstream);
+        stand.get("/echo/x").bearer(&key).send().expect_refusal(502, "upstream_unreachable");
     }
 }
 

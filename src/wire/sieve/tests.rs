@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::frames::DATA;
+use crate::wire::frames::{ACK, DATA, GOAWAY, PING, RST_STREAM, WINDOW_UPDATE};
 use crate::wire::heads::Heads;
 
 /// A client's judge without a budget.
@@ -29,7 +29,7 @@ impl Judge for Client {
     }
 
     fn end(&mut self, frame: Frame, is_unsound: bool) -> Result<bool, Reason> {
-        let may_pass = self.heads.end(frame, is_unsound);
+        let may_pass = self.heads.end(frame, is_unsound)?;
         self.odd.extend(self.heads.odd_target().map(|target| String::from_utf8(target).unwrap()));
         Ok(may_pass)
     }
@@ -214,6 +214,39 @@ fn trailers_have_no_pseudo_fields() {
 }
 
 #[test]
+fn a_request_comes_on_a_stream_above_all_before() {
+    let request = [plain(":method", "GET"), plain(":path", "/x")].concat();
+    let octets = |second| [head(5, &request), head(second, &request)].concat();
+    assert_eq!(sifted(&octets(7), 50, 1000).2, Ok(()));
+    for second in [5, 3, 1] {
+        let (passed, _, ended) = sifted(&octets(second), 50, 1000);
+        assert_eq!((passed, ended), (head(5, &request), Err(Reason::Malformed)), "{second}");
+    }
+}
+
+#[test]
+fn a_length_is_a_number() {
+    for (value, may_pass) in [("0", true), ("12", true), ("", false), ("+1", false), ("1 ", false), ("1,1", false)] {
+        let (passed, ..) = sifted(&head(1, &[plain(":path", "/x"), plain("content-length", value)].concat()), 50, 1000);
+        assert_eq!(is_refused(&read(&passed)[0].1), !may_pass, "{value:?}");
+    }
+}
+
+#[test]
+fn settings_pass_as_a_whole_however_they_are_cut() {
+    let good = [
+        frame(SETTINGS, 0, 0, &[[0, 4, 0x7f, 0xff, 0xff, 0xff], [0, 9, 0xff, 0, 0, 0]].concat()),
+        frame(SETTINGS, ACK, 0, &[]),
+    ];
+    for piece in [1, 5, 10, 100] {
+        assert_eq!(sifted(&good.concat(), piece, 1000).0, good.concat(), "{piece}");
+        let late = [[0, 3, 0, 0, 0, 9], [0, 4, 0x80, 0, 0, 0]].concat();
+        let (passed, _, ended) = sifted(&frame(SETTINGS, 0, 0, &late), piece, 1000);
+        assert_eq!((passed.len(), ended), (0, Err(Reason::FlowControl)), "{piece}");
+    }
+}
+
+#[test]
 fn what_cannot_be_followed_ends_the_connection() {
     let long: Vec<u8> = plain("x", &"a".repeat(120));
     let endless: Vec<u8> = (0..9).flat_map(|_| frame(CONTINUATION, 0, 1, &long)).collect();
@@ -226,6 +259,17 @@ fn what_cannot_be_followed_ends_the_connection() {
         (frame(CONTINUATION, END_HEADERS, 1, &long), Reason::Malformed),
         (frame(PUSH_PROMISE, END_HEADERS, 1, &long), Reason::Malformed),
         (head(1, &[0; MAX_PAYLOAD + 1]), Reason::FrameSize),
+        // A size of the table behind a field.
+        (head(1, &[plain("x", "y"), vec![0x20]].concat()), Reason::Compression),
+        (frame(SETTINGS, 0, 0, &[0; 5]), Reason::FrameSize),
+        (frame(SETTINGS, ACK, 0, &[0; 6]), Reason::FrameSize),
+        (frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]), Reason::FlowControl),
+        (frame(PING, 0, 0, &[0; 7]), Reason::FrameSize),
+        (frame(GOAWAY, 0, 0, &[0; 7]), Reason::FrameSize),
+        (frame(RST_STREAM, 0, 1, &[0; 3]), Reason::FrameSize),
+        (frame(WINDOW_UPDATE, 0, 0, &[0; 5]), Reason::FrameSize),
+        (frame(2, 0, 1, &[0; 4]), Reason::FrameSize),
+        (frame(DATA, 0, 1, &[0; MAX_PAYLOAD + 1]), Reason::FrameSize),
         // Nothing of that size has a name.
         (head(1, &kept("", "")), Reason::Compression),
     ] {

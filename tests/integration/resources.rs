@@ -279,6 +279,10 @@ fn bodies_under_inspection_have_a_common_limit_and_give_their_room_back() {
         let mut slow = stand.connect();
         let bytes = request.bytes();
         slow.send(&bytes[..bytes.len() - 10]);
+        // Else one of the others could be there first, and this one would be told that no room is left.
+        eventually("it is there", std::time::Duration::from_secs(5), || {
+            stand.gateway.metric("gateway_requests_in_flight", "") == Some(1.0)
+        });
         let refusal = wait_for("no room is left", std::time::Duration::from_secs(5), || {
             let response = request.send();
             (response.status() != 200).then_some(response)
